@@ -1,0 +1,112 @@
+"""The one error type of the project, and the few checks that many rooms need.
+
+Every message has the same four parts: the name of what is wrong, what is required of it,
+what came instead, and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+class ThalwegError(ValueError):
+    """Something the caller can mend: a bad argument, a call out of order, a damaged file.
+
+    Example:
+        >>> issubclass(ThalwegError, ValueError)
+        True
+    """
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    infinite: bool = False,
+) -> float:
+    """Return ``value`` as a float, or raise an error that says what was wanted.
+
+    Args:
+        name: What the caller calls this number.
+        value: An int, a float, or a zero-dimensional array or tensor.
+        above: Exclusive lower bound.
+        at_least: Inclusive lower bound.
+        infinite: Whether infinity is allowed. NaN never is.
+
+    Returns:
+        The number.
+
+    Raises:
+        ThalwegError: If ``value`` is no number, is NaN, or is out of bounds.
+
+    Example:
+        >>> number("rho", -0.1, at_least=0)
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: rho must be a finite number >= 0, got -0.1
+    """
+    wanted = "a number" if infinite else "a finite number"
+    if above is not None:
+        wanted += f" > {above:g}"
+    if at_least is not None:
+        wanted += f" >= {at_least:g}"
+    is_text = isinstance(value, (str, bytes, bool))
+    try:
+        result = math.nan if is_text else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        result = math.nan
+    if (
+        math.isnan(result)
+        or (math.isinf(result) and not infinite)
+        or (above is not None and result <= above)
+        or (at_least is not None and result < at_least)
+    ):
+        hint = " (pass a number, not a string)" if isinstance(value, (str, bytes)) else ""
+        raise ThalwegError(f"{name} must be {wanted}, got {value!r}{hint}")
+    return result
+
+
+def whole(name: str, value: object, *, at_least: int = 0) -> int:
+    """Return ``value`` as an int, or raise an error that says what was wanted.
+
+    Args:
+        name: What the caller calls this number.
+        value: Anything that :func:`operator.index` takes.
+        at_least: Inclusive lower bound.
+
+    Returns:
+        The whole number.
+
+    Raises:
+        ThalwegError: If ``value`` is no whole number or is too small.
+
+    Example:
+        >>> whole("steps", 10, at_least=1)
+        10
+    """
+    index: Any = getattr(value, "__index__", None)
+    if index is None or isinstance(value, bool) or index() < at_least:
+        raise ThalwegError(f"{name} must be a whole number >= {at_least}, got {value!r}")
+    return int(index())
+
+
+def everywhere(name: str, value: Any, condition: Any, wanted: str) -> None:
+    """Raise unless ``condition`` (a bool, or an array of them) is true everywhere.
+
+    Args:
+        name: What the caller calls this quantity.
+        value: The float or array that came, for the message.
+        condition: The comparison already made, for example ``value > 0``.
+        wanted: The requirement in words, for example ``"> 0"``.
+
+    Raises:
+        ThalwegError: If the condition fails anywhere (NaN fails every comparison).
+
+    Example:
+        >>> everywhere("eta", 0.1, 0.1 > 0, "> 0")
+    """
+    if not (condition.all() if hasattr(condition, "all") else condition):
+        raise ThalwegError(f"{name} must be {wanted} (everywhere, and not NaN), got {value!r}")

@@ -1,0 +1,180 @@
+"""The folder of a study: one file per claim and a manifest, each written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from thalweg.errors import ThalwegError
+from thalweg.results.record import ClaimRecord
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class ResultsFolder:
+    """A folder of results, opened for reading or made ready for writing.
+
+    Args:
+        path: The folder.
+        manifest: What is known of the run: versions, command, whether it was quick, durations.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as somewhere:
+        ...     folder = ResultsFolder.create(somewhere + "/results", quick=True)
+        ...     folder.names()
+        []
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> ResultsFolder:
+        """Open a folder that a study wrote.
+
+        Args:
+            path: The folder.
+
+        Returns:
+            The folder, its manifest read and checked.
+
+        Raises:
+            ThalwegError: If it is missing, is no results folder, is of another format, or is
+                damaged.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise ThalwegError(
+                f"results folder {path}: no such folder; run `thalweg study --out {path}` first"
+            )
+        if not (path / MANIFEST).is_file():
+            raise ThalwegError(
+                f"results folder {path} has no {MANIFEST}: name a folder that `thalweg study` wrote"
+            )
+        manifest = _read(path / MANIFEST)
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != FORMAT:
+            raise ThalwegError(
+                f"results folder {path} must be of format {FORMAT}, got {found!r}: it was written "
+                "by another version of thalweg; keep it and choose another --out"
+            )
+        return cls(path, manifest)
+
+    @classmethod
+    def create(cls, path: str | Path, *, quick: bool) -> ResultsFolder:
+        """Open a folder for writing, making it where it is missing.
+
+        Args:
+            path: The folder.
+            quick: Whether this is a quick study; the two kinds never share a folder.
+
+        Returns:
+            The folder. Nothing in it has been changed.
+
+        Raises:
+            ThalwegError: If the folder cannot be written, or holds something else.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as cause:
+            raise ThalwegError(
+                f"results folder {path} cannot be written ({cause.strerror}): choose another --out"
+            ) from None
+        if not any(path.iterdir()):
+            return cls(path, {"format": FORMAT, "quick": quick})
+        folder = cls.open(path)
+        if folder.manifest.get("quick") != quick:
+            there, here = ("quick", "full") if folder.manifest.get("quick") else ("full", "quick")
+            raise ThalwegError(
+                f"results folder {path} holds a {there} study and this is a {here} one: "
+                "choose another --out"
+            )
+        return folder
+
+    def names(self) -> list[str]:
+        """Return the names of the claims on file, in order."""
+        return sorted(file.stem for file in self.path.glob("*.json") if file.name != MANIFEST)
+
+    def read(self, name: str) -> ClaimRecord:
+        """Read the record of a claim.
+
+        Args:
+            name: The claim.
+
+        Returns:
+            Its record.
+
+        Raises:
+            ThalwegError: If the file is missing or damaged.
+        """
+        file = self.path / f"{name}.json"
+        try:
+            return ClaimRecord.from_json(_read(file))
+        except ThalwegError as cause:
+            raise ThalwegError(
+                f"results file {file} cannot be used ({cause}): measure it again with "
+                f"`thalweg study --only {name} --fresh --out {self.path}`"
+            ) from None
+
+    def write(self, record: ClaimRecord) -> None:
+        """Write the record of a claim, whole or not at all.
+
+        Args:
+            record: The record.
+        """
+        _write(self.path / f"{record.name}.json", record.to_json())
+
+    def write_manifest(self, **entries: Any) -> None:
+        """Add entries to the manifest and write it, whole or not at all.
+
+        Args:
+            **entries: What to add.
+        """
+        self.manifest.update(entries)
+        _write(self.path / MANIFEST, self.manifest)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ThalwegError(f"{file} is missing") from None
+    except OSError as cause:
+        raise ThalwegError(f"{file} cannot be read ({cause.strerror})") from None
+    except ValueError:  # includes what is not UTF-8 and what is not JSON
+        raise ThalwegError(f"{file} is cut off or is not JSON") from None
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that a reader finds the old text or the new, never a part.
+
+    Args:
+        file: Where.
+        text: What.
+    """
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as part:
+            part.write(text)
+            part.flush()
+            os.fsync(part.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _write(file: Path, data: Any) -> None:
+    write_whole(file, json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n")
