@@ -93,6 +93,42 @@ def whole(name: str, value: object, *, at_least: int = 0) -> int:
     return int(index())
 
 
+def quantity(
+    name: str, value: Any, *, above: float | None = None, at_least: float | None = None
+) -> None:
+    """Raise unless ``value`` is a number or an array of numbers within the bounds.
+
+    The elementwise twin of :func:`number`: it imports no array library and converts nothing.
+
+    Args:
+        name: What the caller calls this quantity.
+        value: An int, a float, an array or a tensor; finite everywhere.
+        above: Exclusive lower bound.
+        at_least: Inclusive lower bound.
+
+    Raises:
+        ThalwegError: If ``value`` cannot be compared with numbers, or is anywhere NaN,
+            infinite or out of bounds.
+
+    Example:
+        >>> quantity("eta", "0.1", above=0)
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: eta must be a number or an array of numbers, got '0.1'
+    """
+    try:
+        finite = (value > -math.inf) & (value < math.inf)
+    except (TypeError, ValueError, RuntimeError):
+        finite = None
+    if finite is None or isinstance(value, bool):
+        raise ThalwegError(f"{name} must be a number or an array of numbers, got {value!r}")
+    everywhere(name, value, finite, "finite")
+    if above is not None:
+        everywhere(name, value, value > above, f"> {above:g}")
+    if at_least is not None:
+        everywhere(name, value, value >= at_least, f">= {at_least:g}")
+
+
 def everywhere(name: str, value: Any, condition: Any, wanted: str) -> None:
     """Raise unless ``condition`` (a bool, or an array of them) is true everywhere.
 

@@ -1,0 +1,25 @@
+"""The parts of a method: pure functions of lists of tensors, shared by SAM and the simulator."""
+
+from thalweg.ascent.ball import L2, Ball, size
+from thalweg.ascent.combine import Combine, SAMGradient
+from thalweg.ascent.direction import AllParameters, Direction, Filter, Gradient
+from thalweg.ascent.gate import Always, Constant, Gate, Schedule
+from thalweg.ascent.method import Method, Perturbation
+
+__all__ = [
+    "L2",
+    "AllParameters",
+    "Always",
+    "Ball",
+    "Combine",
+    "Constant",
+    "Direction",
+    "Filter",
+    "Gate",
+    "Gradient",
+    "Method",
+    "Perturbation",
+    "SAMGradient",
+    "Schedule",
+    "size",
+]

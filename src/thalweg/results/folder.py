@@ -168,11 +168,11 @@ def write_whole(file: Path, text: str) -> None:
             part.write(text)
             part.flush()
             os.fsync(part.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, file)
+        Path(name).chmod(0o644)
+        Path(name).replace(file)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            Path(name).unlink()
         raise
 
 

@@ -1,0 +1,86 @@
+"""The neighbourhood in which SAM looks uphill, and how far it looks: the power p.
+
+A ball is told by its *sharp* operator. For a direction d it gives s = n·a, where a maximizes
+<d, a> over the unit ball and n = <d, a> is the dual norm of d. Then ε = ρ n^(-p) s: with p = 0
+the sharp operator itself, with p = 1 the maximizer on the ball of radius ρ. In the Euclidean
+ball s = d, so that nothing of the size of the model is written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from thalweg import parameters
+
+Norm = Callable[[Sequence[Tensor]], Tensor]
+
+
+class Ball(Protocol):
+    """A neighbourhood of the weights."""
+
+    def sharp(self, direction: Sequence[Tensor], norm: Norm) -> tuple[Sequence[Tensor], Tensor]:
+        """Return s and the dual norm n of the direction."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class L2:
+    """All the chosen parameters as one vector, in Euclidean length.
+
+    Example:
+        >>> L2().sharp([torch.tensor([3.0, 4.0])])
+        ([tensor([3., 4.])], tensor(5., dtype=torch.float64))
+    """
+
+    def sharp(
+        self, direction: Sequence[Tensor], norm: Norm = parameters.norm
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Return the direction itself and its Euclidean norm.
+
+        Args:
+            direction: What points uphill, one tensor per parameter.
+            norm: How the norm of a list is taken; the simulator passes a form that can be batched.
+
+        Returns:
+            The direction, and its norm (zero-dimensional).
+        """
+        return direction, norm(direction)
+
+
+def size(
+    rho: float | Tensor,
+    norm: Tensor,
+    power: float | Tensor = 1.0,
+    max_norm: float | Tensor = math.inf,
+) -> Tensor:
+    """Return the factor c of ε = c·s, that is ρ n^(-p), cut so that c·n stays within the cap.
+
+    Args:
+        rho: Radius, in units of parameters times (norm units)^(p-1).
+        norm: Dual norm n of the direction.
+        power: The normalization p.
+        max_norm: Cap on the length c·n of ε.
+
+    Returns:
+        The factor, of the shape of ``norm``; 0 where n is 0 or not finite: no move.
+
+    Source:
+        p = 1: Foret et al., Sharpness-Aware Minimization, ICLR 2021. p = 0 and the comparison:
+        Dai, Ahn and Sra, The Crucial Role of Normalization in SAM, NeurIPS 2023.
+
+    Example:
+        >>> size(0.1, torch.tensor([4.0, 0.0, torch.inf]), power=0.5)
+        tensor([0.0500, 0.0000, 0.0000])
+    """
+    usable = (norm > 0) & torch.isfinite(norm)
+    n = torch.where(usable, norm, 1.0)
+    factor = rho * n**-power
+    if not isinstance(max_norm, float) or math.isfinite(max_norm):
+        factor = torch.minimum(factor, max_norm / n)
+    return torch.where(usable, factor, 0.0)

@@ -1,0 +1,109 @@
+"""The gradients of a step: those that were there before, the one here (g), the one uphill (h)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Aside:
+    """Sets gradients aside, so that the ascent gradient is taken alone, and brings them back.
+
+    Args:
+        parameters: Whose ``.grad``; it is ``None`` afterwards.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._held = [(p, p.grad) for p in parameters]
+        for p in parameters:
+            p.grad = None
+
+    def put_back(self) -> None:
+        """Bring the old gradients back as they were; what came since is dropped."""
+        for p, old in self._held:
+            p.grad = old
+        self._held = []
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Bring the old gradients back and add what came since, as one ``backward()`` would."""
+        for p, old in self._held:
+            if old is not None:
+                p.grad = old if p.grad is None else old.add_(p.grad)
+        self._held = []
+
+
+class Both:
+    """Tells g and h apart, for methods and telemetry that need both.
+
+    The descent pass accumulates into the ``.grad`` that is there, as ``backward()`` does, so that
+    a ``zero_grad()`` in the middle of it is honoured; h is what it added.
+
+    Args:
+        parameters: Their ``.grad`` is g now.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._all = [(p, p.grad) for p in parameters if p.grad is not None]
+        self._before: dict[Tensor, tuple[Tensor, Tensor]] = {}
+
+    def remember(self) -> None:
+        """Remember what ``.grad`` holds before the descent pass."""
+        self._before = {p: (p.grad, p.grad.clone()) for p, _ in self._all if p.grad is not None}
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters that have both gradients."""
+        return [p for p, _ in self._all if p.grad is not None]
+
+    @property
+    def here(self) -> list[Tensor]:
+        """The ascent gradient g, one tensor for each of ``parameters``."""
+        return [g for p, g in self._all if p.grad is not None]
+
+    @property
+    def uphill(self) -> list[Tensor]:
+        """The descent gradient h, one tensor for each of ``parameters``."""
+        added = []
+        for p in self.parameters:
+            assert p.grad is not None
+            old = self._old(p)
+            added.append(p.grad if old is None else p.grad - old)
+        return added
+
+    def _old(self, p: Tensor) -> Tensor | None:
+        """What the descent pass added to; ``None`` if there was nothing, or it was cleared."""
+        there, copy = self._before.get(p, (None, None))
+        return copy if there is p.grad else None
+
+    @torch.no_grad()
+    def write(self, combined: Sequence[Tensor]) -> None:
+        """Put what a method made of g and h in the place of h.
+
+        Args:
+            combined: One tensor for each of ``parameters``.
+        """
+        for p, u in zip(self.parameters, list(combined), strict=True):
+            old = self._old(p)
+            assert p.grad is not None
+            p.grad.copy_(u if old is None else old + u)
+
+
+@torch.no_grad()
+def poison(parameters: Sequence[Tensor], norm: float | Tensor) -> None:
+    """Make one gradient infinite where ``norm`` is not finite, so that a scaler skips the step.
+
+    Args:
+        parameters: Whose gradients.
+        norm: Norm of the ascent gradient; a tensor is not read.
+    """
+    first = next((p.grad for p in parameters if p.grad is not None), None)
+    if first is None:
+        return
+    if isinstance(norm, Tensor):
+        first.add_(torch.where(torch.isfinite(norm), 0.0, math.inf).to(first))
+    elif not math.isfinite(norm):
+        first.fill_(math.inf)

@@ -1,0 +1,143 @@
+"""The only writer of parameters and buffers: what SAM moves is put back from here, bit for bit.
+
+Weights come back by copy, never by subtraction: w + ε - ε is not w in floating point, and the
+replicas of a distributed run would drift apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+_RUNNING = {"running_mean", "running_var", "num_batches_tracked"}
+
+
+class Weights:
+    """Moves parameters and puts them back. Its backup buffers are kept from step to step.
+
+    Example:
+        >>> w = torch.tensor([1.0, 2.0])
+        >>> weights = Weights()
+        >>> weights.move([([w], [torch.ones(2)], 0.5)])
+        >>> w
+        tensor([1.5000, 2.5000])
+        >>> weights.restore()
+        >>> w
+        tensor([1., 2.])
+    """
+
+    def __init__(self) -> None:
+        self._backup: dict[Tensor, Tensor] = {}
+        self._moved: list[Tensor] = []
+
+    @property
+    def moved(self) -> bool:
+        """Whether any weight is away from its place."""
+        return bool(self._moved)
+
+    @torch.no_grad()
+    def move(
+        self, moves: Sequence[tuple[Sequence[Tensor], Sequence[Tensor], float | Tensor]]
+    ) -> None:
+        """Add ``factor * direction`` to parameters, after a copy of them is safe.
+
+        Args:
+            moves: Parameters, directions of the same shapes, and the factor, for each group. A
+                factor given as a tensor is applied without reading it, and where it is 0 the
+                parameters stay even if the direction is not finite.
+        """
+        self.restore()
+        parameters = [p for group, _, _ in moves for p in group]
+        for p in parameters:
+            if p not in self._backup:
+                self._backup[p] = torch.empty_like(p)
+        torch._foreach_copy_([self._backup[p] for p in parameters], parameters)
+        self._moved = parameters
+        for group, direction, factor in moves:
+            if isinstance(factor, Tensor):
+                step = [
+                    torch.where(factor.to(d.device) != 0, d * factor.to(d), 0.0) for d in direction
+                ]
+                torch._foreach_add_(list(group), step)
+            else:
+                torch._foreach_add_(list(group), list(direction), alpha=factor)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put every moved weight back, bit for bit. Does nothing where none is moved."""
+        if self._moved:
+            torch._foreach_copy_(self._moved, [self._backup[p] for p in self._moved])
+            self._moved = []
+
+    def __contains__(self, parameter: Tensor) -> bool:
+        return any(parameter is p for p in self._moved)
+
+    @torch.no_grad()
+    def realized(self, parameter: Tensor) -> Tensor:
+        """Return the ε that rounding let through to a moved parameter."""
+        return parameter - self._backup[parameter]
+
+    def release(self) -> None:
+        """Give the backup buffers back, after putting the weights back."""
+        self.restore()
+        self._backup.clear()
+
+
+@contextlib.contextmanager
+def running_statistics(model: nn.Module | None) -> Iterator[None]:
+    """Put the buffers of normalization layers back at the end of the block.
+
+    A layer is known by its running statistics, so that custom and synchronized ones count too. It
+    is held by saving and copying back: switching flags on the layer would make a compiled model
+    compile twice, and would change what InstanceNorm computes.
+
+    Args:
+        model: Whose layers; ``None`` for none.
+    """
+    layers = model.modules() if model is not None else ()
+    buffers = [
+        buffer
+        for layer in layers
+        if layer.training and not _RUNNING.isdisjoint(layer._buffers)
+        for buffer in layer._buffers.values()
+        if buffer is not None
+    ]
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, saved, strict=True):
+                buffer.copy_(value)
+
+
+class RandomState:
+    """The state of torch's generators, on the CPU and on the devices of some tensors.
+
+    Args:
+        tensors: Whose devices.
+
+    Example:
+        >>> before = RandomState([])
+        >>> x = torch.rand(1)
+        >>> before.put_back()
+        >>> bool(torch.rand(1) == x)
+        True
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._cpu = torch.get_rng_state()
+        self._others = {
+            device: torch.get_device_module(device).get_rng_state(device)
+            for device in {t.device for t in tensors}
+            if device.type not in ("cpu", "meta")
+        }
+
+    def put_back(self) -> None:
+        """Set every generator to the state it had."""
+        torch.set_rng_state(self._cpu)
+        for device, state in self._others.items():
+            torch.get_device_module(device).set_rng_state(state, device)

@@ -1,0 +1,95 @@
+"""A list of tensors seen as one long vector: its norm, its inner product.
+
+The fast forms here use torch's ``_foreach`` operations, which have no batching rule; the simulator
+takes :func:`plain_norm` instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+
+
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all the tensors together.
+
+    In float32 a norm overflows at 1e30 and underflows at 1e-30. On the CPU the result is looked
+    at, and taken again in float64 where it is 0 or not finite. On an accelerator nothing is read
+    back: the squares are summed in float64 at once. 16-bit tensors are summed in float32.
+
+    Args:
+        tensors: Real tensors of any shapes and dtypes; may be empty.
+
+    Returns:
+        The norm: float64, zero-dimensional, on the device of the first tensor.
+
+    Example:
+        >>> norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+        tensor(5., dtype=torch.float64)
+    """
+    if not tensors:
+        return torch.zeros((), dtype=torch.float64)
+    wide = tensors[0].device.type != "cpu"
+    total = _norm(tensors, wide=wide)
+    if not wide and (total == 0 or not math.isfinite(total)):
+        total = _norm(tensors, wide=True)
+    return total
+
+
+def _norm(tensors: Sequence[Tensor], *, wide: bool) -> Tensor:
+    home = tensors[0].device
+    parts: list[Tensor] = []
+    for dtype in {t.dtype for t in tensors}:
+        same = [t for t in tensors if t.dtype is dtype]
+        accumulate = torch.float32 if dtype in _SIXTEEN_BITS else None
+        parts += torch._foreach_norm(same, 2, torch.float64 if wide else accumulate)
+    total: Tensor = torch.linalg.vector_norm(
+        torch.stack([part.to(home, torch.float64) for part in parts])
+    )
+    return total
+
+
+def plain_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the same norm in plain operations, in the tensors' own dtype, for :func:`torch.vmap`.
+
+    Args:
+        tensors: Real tensors of one dtype.
+
+    Returns:
+        The norm, zero-dimensional.
+
+    Example:
+        >>> plain_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+        tensor(5.)
+    """
+    squares = [(t * t).sum() if t.ndim else t * t for t in tensors]
+    return torch.sqrt(sum(squares[1:], start=squares[0]))
+
+
+def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """Return the inner product of two lists of tensors of the same shapes.
+
+    Args:
+        left: Real tensors.
+        right: As many, of the same shapes and devices.
+
+    Returns:
+        The inner product: float64, zero-dimensional, on the device of the first tensor.
+
+    Example:
+        >>> dot([torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
+        tensor(11., dtype=torch.float64)
+    """
+    if not left:
+        return torch.zeros((), dtype=torch.float64)
+    home = left[0].device
+    parts = [
+        (a.float() * b.float() if a.dtype in _SIXTEEN_BITS else a * b).sum()
+        for a, b in zip(left, right, strict=True)
+    ]
+    return torch.stack([part.to(home, torch.float64) for part in parts]).sum()

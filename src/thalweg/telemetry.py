@@ -1,0 +1,97 @@
+"""What a perturbation did, in numbers: the record that ``sam.last`` holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from thalweg import parameters
+from thalweg.ascent import Perturbation
+from thalweg.gradients import Both
+from thalweg.hold import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """What the latest perturbation did.
+
+    Numbers are floats on the CPU. On an accelerator they are zero-dimensional tensors there, so
+    that nothing waits until somebody reads them.
+
+    Attributes:
+        grad_norm: ‖g‖, the norm of the ascent gradient over the perturbed parameters, without the
+            factor of a gradient scaler; NaN where no ascent gradient was taken.
+        perturbation_norm: ‖ε‖, in parameter units, before rounding to the parameters' dtype.
+        capped: 1 where the cap on ‖ε‖ bit, else 0.
+        descent_norm: ‖h‖, the norm of the gradient at w + ε; NaN without telemetry.
+        cosine: Of the angle between g and h; NaN without telemetry.
+        curvature: ⟨h - g, ε⟩ / ‖ε‖² for the ε that rounding let through: the Hessian along ε,
+            averaged over the segment from w to w + ε; NaN without telemetry.
+
+    Example:
+        >>> Last().moved
+        False
+    """
+
+    grad_norm: float | Tensor = math.nan
+    perturbation_norm: float | Tensor = 0.0
+    capped: float | Tensor = 0.0
+    descent_norm: float | Tensor = math.nan
+    cosine: float | Tensor = math.nan
+    curvature: float | Tensor = math.nan
+
+    @property
+    def moved(self) -> bool:
+        """Whether the weights were moved at all. Reads a number, which an accelerator waits for."""
+        return float(self.perturbation_norm) > 0
+
+
+def told(perturbation: Perturbation, length: Tensor) -> Last:
+    """Return the record of a perturbation.
+
+    Args:
+        perturbation: What the method gave.
+        length: ‖ε‖, zero-dimensional.
+
+    Returns:
+        The record, without what needs the gradient at w + ε.
+    """
+    return Last(
+        grad_norm=_number(perturbation.norm),
+        perturbation_norm=_number(length),
+        capped=_number(perturbation.capped),
+    )
+
+
+def measured(last: Last, both: Both, weights: Weights, scale: float | Tensor) -> Last:
+    """Return the record with what the gradient at w + ε tells; the weights are still there.
+
+    Args:
+        last: The record so far.
+        both: The gradients g and h.
+        weights: Knows the ε that rounding let through.
+        scale: What both gradients were multiplied by.
+
+    Returns:
+        The record.
+    """
+    g, h = parameters.norm(both.here), parameters.norm(both.uphill)
+    record = dataclasses.replace(
+        last,
+        descent_norm=_number(h / scale),
+        cosine=_number(parameters.dot(both.here, both.uphill) / (g * h)),
+    )
+    if not weights.moved:
+        return record
+    moved = [i for i, p in enumerate(both.parameters) if p in weights]
+    epsilon = [weights.realized(both.parameters[i]) for i in moved]
+    change = parameters.dot([both.uphill[i] - both.here[i] for i in moved], epsilon) / scale
+    return dataclasses.replace(record, curvature=_number(change / parameters.dot(epsilon, epsilon)))
+
+
+def _number(value: Tensor) -> float | Tensor:
+    """A Python number from the CPU; elsewhere the tensor itself, unread."""
+    return float(value) if value.device.type == "cpu" else value
