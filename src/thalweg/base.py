@@ -141,10 +141,11 @@ def moves(
     if len(parts) > 1:
         norms = [epsilon.factor * share * parameters.norm(d) for _, d, share in parts]
         length = torch.linalg.vector_norm(torch.stack(norms))
+    last = told(epsilon, length, method.cap)
     if epsilon.factor.device.type != "cpu":
-        return told(epsilon, length), [(w, d, epsilon.factor * share) for w, d, share in parts]
+        return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
     factor = float(epsilon.factor)
-    return told(epsilon, length), [(w, d, factor * share) for w, d, share in parts if factor > 0]
+    return last, [(w, d, factor * share) for w, d, share in parts if factor > 0]
 
 
 def scale(scaler: torch.amp.GradScaler | None, trained: list[Tensor]) -> float | Tensor:

@@ -310,8 +310,10 @@ class SAM:
         with contextlib.ExitStack() as loop:
             loop.callback(base.on_step(self.optimizer, self, SAM._close).remove)
             self._loop = loop
-            yield loop
-        self._loop = None
+            try:
+                yield loop
+            finally:
+                self._loop = None
 
     def _close(self) -> None:
         """Undo a loop that was left open, such as one bound to a name and abandoned."""

@@ -49,12 +49,13 @@ class Last:
         return float(self.perturbation_norm) > 0
 
 
-def told(perturbation: Perturbation, length: Tensor) -> Last:
+def told(perturbation: Perturbation, length: Tensor, cap: float) -> Last:
     """Return the record of a perturbation.
 
     Args:
         perturbation: What the method gave.
         length: ‖ε‖, zero-dimensional.
+        cap: The cap on the length of ε.
 
     Returns:
         The record, without what needs the gradient at w + ε.
@@ -62,7 +63,8 @@ def told(perturbation: Perturbation, length: Tensor) -> Last:
     return Last(
         grad_norm=_number(perturbation.norm),
         perturbation_norm=_number(length),
-        capped=_number(perturbation.capped),
+        # A length that was cut is the cap up to rounding.
+        capped=_number((perturbation.length > cap * (1 - 1e-9)).double()),
     )
 
 

@@ -39,14 +39,12 @@ class Perturbation(NamedTuple):
         factor: The number that multiplies it.
         norm: Dual norm n of the unscaled direction; its Euclidean norm in the Euclidean ball.
         length: Length of ε in the ball's own norm; ‖ε‖ in the Euclidean ball.
-        capped: Whether the cap bit.
     """
 
     direction: Sequence[Tensor]
     factor: Tensor
     norm: Tensor
     length: Tensor
-    capped: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +145,4 @@ class Method:
             factor=factor / scale,
             norm=n,
             length=factor * n,
-            capped=factor < size(rho, n, power),
         )
