@@ -1,0 +1,117 @@
+"""The page: what a results folder holds, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from thalweg.errors import ThalwegError
+from thalweg.report.figures import figure
+from thalweg.results import ClaimRecord, ResultsFolder
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A claim as the template wants it: its record and what had to be worked out from it."""
+
+    anchor: str
+    record: ClaimRecord
+    figures: list[dict[str, Any]]
+    settings: list[tuple[str, str]]
+
+
+def render(results: ResultsFolder) -> str:
+    """Render the page of a results folder.
+
+    Args:
+        results: The folder, opened.
+
+    Returns:
+        The text of the page.
+
+    Raises:
+        ThalwegError: If the folder holds no claims, or one that cannot be read or drawn.
+    """
+    names = results.names()
+    if not names:
+        raise ThalwegError(
+            f"results folder {results.path} must hold at least one claim, got none: "
+            f"run `thalweg study --out {results.path}` first"
+        )
+    sections = [_section(results, name) for name in names]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["seconds"] = _seconds
+    return environment.get_template("page.html.jinja").render(
+        sections=sections,
+        counts=Counter(section.record.verdict for section in sections),
+        differing=[section for section in sections if not section.record.as_recorded],
+        figures=[drawn for section in sections for drawn in section.figures],
+        quick=bool(results.manifest.get("quick")),
+        manifest=_rows(results.manifest),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _section(results: ResultsFolder, name: str) -> _Section:
+    record = results.read(name)
+    try:
+        figures = [
+            {"caption": chart.caption, "single": len(chart.axes) == 1, "figure": figure(chart)}
+            for chart in record.charts
+        ]
+        settings = _rows(
+            {
+                **record.settings,
+                "seeds": record.seeds,
+                "dtype": record.dtype,
+                "measured at": record.measured_at,
+                "fingerprint": record.fingerprint,
+            }
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as cause:
+        raise ThalwegError(
+            f"results file {results.path / name}.json must hold a claim that can be drawn, got "
+            f"{type(cause).__name__}: {cause}; measure it again with "
+            f"`thalweg study --only {name} --fresh --out {results.path}`"
+        ) from cause
+    return _Section(f"claim-{name}", record, figures, settings)
+
+
+def _rows(data: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Flatten nested entries into rows of a name and a printed value."""
+    rows: list[tuple[str, str]] = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            rows += _rows(value, f"{prefix}{key} · ")
+        else:
+            rows.append((f"{prefix}{key}", _text(value)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, dict)):
+        return ", ".join(_text(item) for item in value) or "none"
+    return str(value)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,111 @@
+"""The page in a real browser: every figure drawn, no error, no request."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from thalweg.report import write_report
+from thalweg.results import Contours, Heat, Line
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # the test itself must not reach anyone either
+    "--enable-logging=stderr",
+    "--virtual-time-budget=20000",
+    "--dump-dom",
+]
+INSIDE = ("data:", "blob:", "file:")
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """Open a page: its DOM once it has settled, what the console said, and which hosts it asked."""
+    program = shutil.which("chromium")
+    if program is None and os.environ.get("THALWEG_CI") == "1":
+        pytest.fail("chromium is not installed, and THALWEG_CI=1 wants this test to run")
+    if program is None:
+        pytest.skip("chromium is not installed")
+
+    def open_page(file):
+        log = tmp_path / "net.json"
+        places = [f"--user-data-dir={tmp_path}/profile", f"--log-net-log={log}", file.as_uri()]
+        done = subprocess.run(
+            [program, *FLAGS, *places], capture_output=True, text=True, timeout=90, check=True
+        )
+        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        requests = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+        # What the browser asks on its own account (the time, updates) has no origin.
+        asked = {
+            r["url"] for r in requests if r.get("initiator", "not an origin") != "not an origin"
+        }
+        return done.stdout, console, {url for url in asked if not url.startswith(INSIDE)}
+
+    return open_page
+
+
+def expected(chart):
+    """How many curves, maps and sets of contours the records of a chart ask for."""
+    layers = [layer for axes in chart.axes for layer in axes.layers]
+    maps = [layer for layer in layers if isinstance(layer, Heat)]
+    gone = [heat for heat in maps if any(value is None for row in heat.z for value in row)]
+    return {
+        "axes": len(chart.axes),
+        "maps": len(maps) + len(gone),
+        "contours": sum(isinstance(layer, Contours) for layer in layers),
+        "named": len({(x.name, x.role) for x in layers if isinstance(x, Line) and x.name})
+        + bool(gone),
+    }
+
+
+def found(figure):
+    return {
+        "axes": len(re.findall(r'<g class="subplot x\d*y\d*"', figure)),
+        "maps": len(re.findall(r'<image [^>]*href="data:image/png', figure)),
+        "contours": len(re.findall(r'<g class="contour"', figure)),
+        "named": len(re.findall(r'<g class="traces"', figure)),
+    }
+
+
+def test_every_figure_is_drawn_and_nothing_is_asked_of_any_host(folder, records, browse):
+    dom, console, asked = browse(write_report(folder))
+
+    assert console == []
+    assert re.search(r'<html[^>]* data-errors="0"', dom)
+    assert asked == set()
+
+    charts = [chart for r in sorted(records, key=lambda r: r.name) for chart in r.charts]
+    figures = re.findall(r"<figure.*?</figure>", dom, re.DOTALL)
+    assert len(figures) == len(charts)
+    for figure, chart in zip(figures, charts, strict=True):
+        assert 'class="main-svg"' in figure
+        assert found(figure) == expected(chart)
+        lines = [x for axes in chart.axes for x in axes.layers if isinstance(x, Line)]
+        drawn = re.findall(r'<path class="js-line" d="M|<path class="point', figure)
+        assert len(drawn) >= len(lines)
+
+
+def test_the_test_above_can_fail(folder, browse):
+    page = write_report(folder)
+    text = page.read_text(encoding="utf-8")
+    broken = text.replace("<h2>Verdicts</h2>", '<img src="http://127.0.0.1:9/x">')
+    broken = broken.replace("Plotly.react(place, data", "Plotly.react(place, nothing")
+    assert broken.count("127.0.0.1:9") == broken.count("(place, nothing") == 1
+    page.write_text(broken, encoding="utf-8")
+
+    dom, console, asked = browse(page)
+
+    assert any("nothing is not defined" in line for line in console)
+    assert 'data-errors="3"' in dom
+    assert dom.count("This figure could not be drawn.") == 3 + 1  # once in the script
+    assert 'class="main-svg"' not in dom
+    assert asked == {"http://127.0.0.1:9/x"}
