@@ -114,14 +114,14 @@ def radii(optimizer: torch.optim.Optimizer, default: float, method: Method, step
 
 
 def moves(
-    method: Method, radii: Radii, scale: float | Tensor
+    method: Method, radii: Radii, scale: Tensor | None
 ) -> tuple[Last, list[tuple[list[Tensor], list[Tensor], float | Tensor]]]:
     """Return ε for every group, from the gradients there are.
 
     Args:
         method: What makes ε of a gradient.
         radii: What :func:`radii` gave.
-        scale: What the gradients are multiplied by.
+        scale: What the gradients are multiplied by, if by anything.
 
     Returns:
         The record of the perturbation; and parameters, direction and factor for each group. On
@@ -145,10 +145,10 @@ def moves(
     if epsilon.factor.device.type != "cpu":
         return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
     factor = float(epsilon.factor)
-    return last, [(w, d, factor * share) for w, d, share in parts if factor > 0]
+    return last, [(w, d, factor * share) for w, d, share in parts if last.moved]
 
 
-def scale(scaler: torch.amp.GradScaler | None, trained: list[Tensor]) -> float | Tensor:
+def scale(scaler: torch.amp.GradScaler | None, trained: list[Tensor]) -> Tensor | None:
     """Return what a gradient scaler multiplies the gradients by, without waiting for a device.
 
     Args:
@@ -156,10 +156,10 @@ def scale(scaler: torch.amp.GradScaler | None, trained: list[Tensor]) -> float |
         trained: The parameters.
 
     Returns:
-        1.0 without a scaler; otherwise a zero-dimensional float64 tensor.
+        ``None`` without a scaler; otherwise a zero-dimensional float64 tensor.
     """
     if scaler is None or not scaler.is_enabled():
-        return 1.0
+        return None
     one: Tensor = scaler.scale(torch.ones((), device=trained[0].device))
     return one.double()
 

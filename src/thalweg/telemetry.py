@@ -68,29 +68,30 @@ def told(perturbation: Perturbation, length: Tensor, cap: float) -> Last:
     )
 
 
-def measured(last: Last, both: Both, weights: Weights, scale: float | Tensor) -> Last:
+def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> Last:
     """Return the record with what the gradient at w + ε tells; the weights are still there.
 
     Args:
         last: The record so far.
         both: The gradients g and h.
         weights: Knows the ε that rounding let through.
-        scale: What both gradients were multiplied by.
+        scale: What both gradients were multiplied by, if by anything.
 
     Returns:
         The record.
     """
+    factor = 1.0 if scale is None else scale
     g, h = parameters.norm(both.here), parameters.norm(both.uphill)
     record = dataclasses.replace(
         last,
-        descent_norm=_number(h / scale),
+        descent_norm=_number(h / factor),
         cosine=_number(parameters.dot(both.here, both.uphill) / (g * h)),
     )
     if not weights.moved:
         return record
     moved = [i for i, p in enumerate(both.parameters) if p in weights]
     epsilon = [weights.realized(both.parameters[i]) for i in moved]
-    change = parameters.dot([both.uphill[i] - both.here[i] for i in moved], epsilon) / scale
+    change = parameters.dot([both.uphill[i] - both.here[i] for i in moved], epsilon) / factor
     return dataclasses.replace(record, curvature=_number(change / parameters.dot(epsilon, epsilon)))
 
 

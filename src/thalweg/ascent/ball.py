@@ -68,7 +68,7 @@ def size(
         max_norm: Cap on the length c·n of ε.
 
     Returns:
-        The factor, of the shape of ``norm``; 0 where n is 0 or not finite: no move.
+        The factor, of the shape of ``norm``; 0 where n is not finite, or 0 at p > 0: no move.
 
     Source:
         p = 1: Foret et al., Sharpness-Aware Minimization, ICLR 2021. p = 0 and the comparison:
@@ -78,9 +78,8 @@ def size(
         >>> size(0.1, torch.tensor([4.0, 0.0, torch.inf]), power=0.5)
         tensor([0.0500, 0.0000, 0.0000])
     """
-    usable = (norm > 0) & torch.isfinite(norm)
-    n = torch.where(usable, norm, 1.0)
-    factor = rho * n**-power
+    factor = rho * norm**-power
     if not isinstance(max_norm, float) or math.isfinite(max_norm):
-        factor = torch.minimum(factor, max_norm / n)
-    return torch.where(usable, factor, 0.0)
+        factor = torch.minimum(factor, max_norm / norm)
+    # The length is NaN or infinite where n is not finite, and for p > 0 where n is 0.
+    return torch.where(factor * norm < math.inf, factor, 0.0)

@@ -115,7 +115,7 @@ class Method:
         rho: float | Tensor,
         power: float | Tensor | None = None,
         norm: Norm = parameters.norm,
-        scale: float | Tensor = 1.0,
+        scale: Tensor | None = None,
     ) -> Perturbation:
         """Return the perturbation for this gradient.
 
@@ -124,8 +124,8 @@ class Method:
             rho: Radius at this step.
             power: Overrides the method's power; the simulator varies it over a grid.
             norm: How the norm of a list is taken.
-            scale: What the gradient was multiplied by (by a gradient scaler); ε is that of the
-                gradient without it.
+            scale: What the gradient was multiplied by, if by anything; ε is that of the gradient
+                without it.
 
         Returns:
             The perturbation; its factor is 0 where the gradient is 0 or not finite.
@@ -137,12 +137,9 @@ class Method:
             (0.1, 5.0)
         """
         power = self.power if power is None else power
-        direction, scaled = self.ball.sharp(self.direction(gradient), norm)
-        n = scaled / scale
-        factor = size(rho, n, power, self.cap)
-        return Perturbation(
-            direction=direction,
-            factor=factor / scale,
-            norm=n,
-            length=factor * n,
-        )
+        direction, n = self.ball.sharp(self.direction(gradient), norm)
+        if scale is None:
+            factor = size(rho, n, power, self.cap)
+            return Perturbation(direction, factor, norm=n, length=factor * n)
+        factor = size(rho, n / scale, power, self.cap)
+        return Perturbation(direction, factor / scale, norm=n / scale, length=factor * n / scale)

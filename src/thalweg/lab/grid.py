@@ -1,0 +1,220 @@
+"""The books of a simulation: which cells still move, where the others are kept, what is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.errors import ThalwegError, quantity
+from thalweg.lab.observe import History, Observer
+from thalweg.lab.problems import Params, Problem
+
+
+class State(NamedTuple):
+    """What a step changes: parameters w and velocities v (no entries without momentum)."""
+
+    w: Params
+    v: Params
+
+
+class Settings(NamedTuple):
+    """What a step reads, one entry per cell.
+
+    Attributes:
+        eta: Step size.
+        rho: Radius.
+        power: The normalization; one float where it is the same for all cells.
+        seeds: Seeds.
+    """
+
+    eta: Tensor
+    rho: Tensor
+    power: Tensor | float
+    seeds: Tensor
+
+    def pick(self, cells: Tensor) -> Settings:
+        """Return the settings of some cells, by index or mask."""
+        power = self.power if isinstance(self.power, float) else self.power[cells]
+        return Settings(self.eta[cells], self.rho[cells], power, self.seeds[cells])
+
+
+def pick(state: State, cells: Tensor) -> State:
+    """Return the state of some cells, by index or mask."""
+    w, v = ({k: t[cells] for k, t in params.items()} for params in state)
+    return State(w, v)
+
+
+def broadcast(
+    problem: Problem, eta: Any, rho: Any, power: Any, seed: Any, device: torch.device
+) -> tuple[tuple[int, ...], Settings]:
+    """Return the shape of a grid and its settings, cells in a row.
+
+    Args:
+        problem: Decides the dtype.
+        eta: Step sizes, > 0.
+        rho: Radii, >= 0.
+        power: Powers, >= 0.
+        seed: Whole numbers >= 0.
+        device: Where.
+
+    Returns:
+        The shape, and the settings.
+
+    Raises:
+        ThalwegError: If a value is out of range or the shapes do not broadcast.
+    """
+    arrays = {}
+    for name, value in {"eta": eta, "rho": rho, "power": power, "seed": seed}.items():
+        try:
+            array = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            array = np.asarray(None)
+        if array.dtype.kind not in "iuf":
+            raise ThalwegError(f"{name} must be a number or an array of numbers, got {value!r}")
+        arrays[name] = array
+    quantity("eta", arrays["eta"], above=0)
+    for name in ("rho", "power", "seed"):
+        quantity(name, arrays[name], at_least=0)
+    if arrays["seed"].dtype.kind == "f":
+        raise ThalwegError(f"seed must be a whole number or an array of them, got {seed!r}")
+    try:
+        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
+        raise ThalwegError(f"shapes must broadcast against each other, got {shapes}") from None
+    row = {name: np.broadcast_to(a, shape).reshape(-1) for name, a in arrays.items()}
+    cells = {
+        name: torch.tensor(row[name], dtype=problem.dtype, device=device)
+        for name in ("eta", "rho", "power")
+    }
+    # One power for all cells stays a number: x**-1 is then a division, not a power.
+    one = float(arrays["power"].reshape(-1)[0]) if arrays["power"].size == 1 else None
+    return shape, Settings(
+        eta=cells["eta"],
+        rho=cells["rho"],
+        power=cells["power"] if one is None else one,
+        seeds=torch.tensor(row["seed"], dtype=torch.int64, device=device),
+    )
+
+
+class Cells:
+    """The cells of a grid: those in the program, all of them moving, and those that have left it.
+
+    Args:
+        problem: The problem.
+        settings: One entry per cell.
+        momentum: Whether there are velocities.
+        ceiling: A cell with a parameter larger than this, or NaN, has diverged.
+        rests: Whether a vanishing gradient means that a cell has converged.
+        observe: Observers by name.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        settings: Settings,
+        *,
+        momentum: bool,
+        ceiling: float,
+        observe: Mapping[str, Observer],
+    ) -> None:
+        self.problem, self.settings, self.ceiling = problem, settings, ceiling
+        w = problem.start(settings.seeds)
+        self.state = State(w, {k: torch.zeros_like(t) for k, t in w.items()} if momentum else {})
+        self.index = torch.arange(len(settings.seeds), device=settings.seeds.device)
+        self.step = 0
+        self.kept = {k: t.clone() for k, t in w.items()}
+        self.steps_run = torch.zeros_like(settings.seeds)
+        self.diverged = torch.zeros_like(settings.seeds, dtype=torch.bool)
+        self._observers, self._records = dict(observe), {}
+        self._seen = problem.observe(w, settings.seeds) if observe else {}
+        for name, observer in self._observers.items():
+            if not isinstance(observer, Observer) or observer.quantity not in self._seen:
+                known = ", ".join(self._seen) or "nothing"
+                raise ThalwegError(
+                    f"observer {name!r} must be an Observer of something that "
+                    f"{type(problem).__name__} observes ({known}), got {observer!r}"
+                )
+            self._records[name] = observer.begin(self._seen[observer.quantity])
+
+    def until_look(self) -> int:
+        """Return how many steps there are until an observer wants to look."""
+        waits = [o.every - self.step % o.every for o in self._observers.values()]
+        return min(waits, default=1 << 62)
+
+    def out_of_bounds(self, state: State) -> Tensor:
+        """Return which cells have diverged, (cells,)."""
+        return ~_everywhere(state.w, lambda t: t.abs() <= self.ceiling)  # NaN is not <=
+
+    def at_rest(self, before: State, after: State) -> Tensor:
+        """Return which cells' parameters no longer change by more than a denormal square."""
+        tiny = torch.finfo(self.problem.dtype).tiny ** 0.5
+        changes = {k: t - before.w[k] for k, t in after.w.items()}
+        return _everywhere(changes, lambda t: t.abs() <= tiny)
+
+    def advance(self, state: State, steps: int) -> None:
+        """Take over the state after some more steps, of cells that are all within bounds."""
+        self.state = state
+        self.step += steps
+
+    def leave(self, cells: Tensor, state: State, step: Tensor | int, *, diverged: bool) -> None:
+        """Keep some cells, given by mask, as they are in ``state``; dropping them comes after."""
+        where = self.index[cells]
+        for name, value in state.w.items():
+            self.kept[name][where] = value
+        self.steps_run[where] = step
+        self.diverged[where] = diverged
+        if self._observers:
+            self._see(where, state.w, self.settings.pick(cells).seeds)
+
+    def drop(self, cells: Tensor) -> None:
+        """Take cells, given by mask, out of the program."""
+        self.state, self.index = pick(self.state, ~cells), self.index[~cells]
+        self.settings = self.settings.pick(~cells)
+
+    def look(self) -> None:
+        """Let the observers look whose turn it is."""
+        due = [n for n, o in self._observers.items() if self.step % o.every == 0]
+        if due:
+            self._see(self.index, self.state.w, self.settings.seeds)
+            self._note(due, self.step)
+
+    def finish(self, steps: int) -> dict[str, Tensor]:
+        """Return what the observers kept, the end included; histories of cells at rest go on."""
+        for name, observer in self._observers.items():
+            if isinstance(observer, History):
+                for step in range(self.step + 1, steps + 1):
+                    if step % observer.every == 0:
+                        self._note([name], step)
+            else:
+                self._note([name], steps)
+        return {n: o.finish(self._records[n]) for n, o in self._observers.items()}
+
+    def _see(self, where: Tensor, w: Params, seeds: Tensor) -> None:
+        """Bring what was seen of some cells (indices into the grid) up to date."""
+        for quantity_, value in self.problem.observe(w, seeds).items():
+            if len(where) < len(self.steps_run):
+                every = self._seen[quantity_].clone()  # records may hold the old one
+                every[where] = value
+                value = every
+            self._seen[quantity_] = value
+
+    def _note(self, names: list[str], step: int) -> None:
+        for name in names:
+            observer = self._observers[name]
+            observer.look(self._records[name], self._seen[observer.quantity], step)
+
+
+def _everywhere(tensors: Params, condition: Any) -> Tensor:
+    """Whether a condition holds for every entry of a cell, (cells,)."""
+    result: Tensor | None = None
+    for t in tensors.values():
+        verdict = condition(t)
+        cell = verdict if verdict.ndim == 1 else verdict.flatten(1).all(1)
+        result = cell if result is None else result & cell
+    assert result is not None
+    return result

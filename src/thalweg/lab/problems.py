@@ -1,0 +1,176 @@
+"""The problems: a loss with its start. Every tensor has the cells of a grid first.
+
+To add a problem, write one short class: the parameters at the start, the loss, and what to
+observe. The gradient comes by differentiation unless a closed form is written too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import ThalwegError, number
+
+Params = dict[str, Tensor]
+
+
+class Problem:
+    """A loss with its start. Subclasses give ``start`` and ``loss``, and usually ``observe``.
+
+    B is the number of cells. Cells never interact: entry b of the loss depends on entry b of the
+    parameters alone.
+
+    Attributes:
+        dtype: Floating-point type of the parameters.
+        elementwise: Whether a step is arithmetic on single numbers, which pays to compile.
+        eta: The step size the problem was set up for, or ``None``.
+        momentum: Its momentum.
+        quantities: The names of what ``observe`` returns.
+    """
+
+    dtype: torch.dtype = torch.float64
+    elementwise: bool = True
+    eta: float | None = None
+    momentum: float = 0.0
+    quantities: tuple[str, ...] = ()
+
+    def start(self, seeds: Tensor) -> Params:
+        """Return the parameters at the start: a dict of tensors (B, ...), one seed per cell."""
+        raise NotImplementedError
+
+    def loss(self, params: Params, batch: Any = None) -> Tensor:
+        """Return the loss of every cell, (B,), on a minibatch where there are minibatches."""
+        raise NotImplementedError
+
+    def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
+        """Return the quantities worth watching, each (B,)."""
+        return {}
+
+    def stream(self, seeds: Tensor) -> Callable[[int], Any] | None:
+        """Return a function from the step to its minibatch, or ``None`` if there are none."""
+        return None
+
+    def final_loss(self, params: Params, seeds: Tensor) -> Tensor:
+        """Return the loss over all the data, (B,)."""
+        return self.loss(params)
+
+    def gradient(self, params: Params, batch: Any = None) -> Params:
+        """Return the gradient of every cell's loss with respect to its own parameters."""
+        with torch.enable_grad():
+            leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+            total = self.loss(leaves, batch).sum()
+        return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
+
+
+class Quadratic(Problem):
+    r"""The convex problem: :math:`L(w) = \tfrac12 \sum_i \lambda_i w_i^2`.
+
+    Args:
+        eigenvalues: The curvatures λ_i, at least one.
+        start: The point to start from, as many numbers; all ones unless told otherwise.
+
+    Raises:
+        ThalwegError: If the numbers are not numbers or the lengths differ.
+
+    Example:
+        >>> q = Quadratic([4.0, 1.0], start=[1.0, 2.0])
+        >>> float(q.loss(q.start(torch.tensor([0]))))
+        4.0
+    """
+
+    quantities = ("distance",)
+
+    def __init__(self, eigenvalues: Sequence[float], start: Sequence[float] | None = None) -> None:
+        self.eigenvalues = tuple(number("eigenvalue", value) for value in eigenvalues)
+        chosen = [1.0] * len(self.eigenvalues) if start is None else start
+        self.point = tuple(number("start", value) for value in chosen)
+        if not self.eigenvalues or len(self.point) != len(self.eigenvalues):
+            raise ThalwegError(
+                "start must have one number for each eigenvalue (and there must be one), got "
+                f"{len(self.point)} numbers for {len(self.eigenvalues)} eigenvalues"
+            )
+
+    def start(self, seeds: Tensor) -> Params:
+        """Return ``{"w": (B, D)}``."""
+        point = torch.tensor(self.point, dtype=self.dtype, device=seeds.device)
+        return {"w": point.repeat(len(seeds), 1)}
+
+    def loss(self, params: Params, batch: Any = None) -> Tensor:
+        """Return ½ Σ λ w², (B,)."""
+        w = params["w"]
+        return (w.new_tensor(self.eigenvalues) * w * w).sum(-1) / 2
+
+    def gradient(self, params: Params, batch: Any = None) -> Params:
+        """Return λ w."""
+        return {"w": params["w"] * params["w"].new_tensor(self.eigenvalues)}
+
+    def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
+        """Return the distance to the minimum, ‖w‖."""
+        return {"distance": torch.linalg.vector_norm(params["w"], dim=-1)}
+
+
+class SingleNeuron(Problem):
+    r"""The non-convex problem with a continuum of minima: :math:`L(x, y) = \ell(xy)`.
+
+    Every point with xy = 0 is a minimum. Along the line x = 0 the curvature is y², so the flattest
+    minimum is the origin.
+
+    Args:
+        loss: ``"log_cosh"`` for ℓ(z) = log cosh z, ``"sqrt"`` for ℓ(z) = √(1 + z²).
+        start: The point (x, y) to start from.
+        loss_scale: The loss is multiplied by this.
+
+    Raises:
+        ThalwegError: If the loss has another name, or a number is not one.
+
+    Example:
+        >>> n = SingleNeuron("sqrt", start=(2.0, 0.0))
+        >>> float(n.loss(n.start(torch.tensor([0]))))
+        1.0
+    """
+
+    quantities = ("y_squared",)
+
+    def __init__(
+        self,
+        loss: Literal["log_cosh", "sqrt"] = "log_cosh",
+        start: tuple[float, float] = (1.0, 61**0.5),
+        loss_scale: float = 1.0,
+    ) -> None:
+        if loss not in ("log_cosh", "sqrt"):
+            raise ThalwegError(f'loss must be "log_cosh" or "sqrt", got {loss!r}')
+        self.link = loss
+        self.x0, self.y0 = (number("start", value) for value in start)
+        self.loss_scale = number("loss_scale", loss_scale, above=0)
+
+    def start(self, seeds: Tensor) -> Params:
+        """Return ``{"x": (B,), "y": (B,)}``."""
+        like = torch.ones(len(seeds), dtype=self.dtype, device=seeds.device)
+        return {"x": self.x0 * like, "y": self.y0 * like}
+
+    def loss(self, params: Params, batch: Any = None) -> Tensor:
+        """Return ℓ(xy), (B,)."""
+        z = params["x"] * params["y"]
+        if self.link == "sqrt":
+            return self.loss_scale * torch.sqrt(1 + z * z)
+        # log cosh z without overflow: |z| + log(1 + exp(-2|z|)) - log 2
+        return self.loss_scale * (torch.logaddexp(z, -z) - 0.6931471805599453)
+
+    def gradient(self, params: Params, batch: Any = None) -> Params:
+        """Return ℓ'(xy)·(y, x)."""
+        x, y = params["x"], params["y"]
+        z = x * y
+        if self.link == "sqrt":
+            slope = z / torch.sqrt(1 + z * z)
+        else:  # tanh z, in the form that is four times faster
+            slope = torch.sigmoid(2 * z).mul_(2).sub_(1)
+        if self.loss_scale != 1:
+            slope = self.loss_scale * slope
+        return {"x": slope * y, "y": slope * x}
+
+    def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
+        """Return y², the curvature at the minimum (0, y)."""
+        return {"y_squared": params["y"] * params["y"]}

@@ -1,0 +1,283 @@
+"""SAM as it stands on paper, for all the cells of a grid at once.
+
+``Step`` is the whole of it: the gradient here, ε, the gradient uphill, the base step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg import parameters
+from thalweg.ascent import Method
+from thalweg.errors import ThalwegError, number, whole
+from thalweg.lab.grid import Cells, Settings, State, broadcast, pick
+from thalweg.lab.observe import Final, Observer
+from thalweg.lab.problems import Params, Problem
+
+#: Steps between two looks at which cells still move.
+_STRETCH = 32
+#: Compiling takes ten to thirty seconds; a map of fewer cell-steps than this is done before.
+_PAYS = 3_000_000_000
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulation found; arrays have the shape of the grid, then that of the quantity.
+
+    Attributes:
+        final: The parameters at the end; for a diverged cell, the last ones within bounds.
+        loss: The loss there, over all the data.
+        diverged: Whether a cell left every bound.
+        steps_run: How many steps a cell took until it diverged, converged, or the end came.
+        observed: What the observers kept.
+        compiled: Whether the step was compiled.
+        seconds: Wall time.
+    """
+
+    final: dict[str, Array]
+    loss: Array
+    diverged: Array
+    steps_run: Array
+    observed: dict[str, Array]
+    compiled: bool
+    seconds: float
+
+
+class Step:
+    """One step of SAM for every cell.
+
+    Args:
+        problem: Gives the gradients.
+        method: Its parts make ε and combine the gradients.
+        momentum: As in torch's SGD.
+        perturb: Whether any rho is above 0.
+    """
+
+    def __init__(self, problem: Problem, method: Method, momentum: float, *, perturb: bool) -> None:
+        self.problem, self.method = problem, method
+        self.momentum, self.perturb = momentum, perturb
+
+    def __call__(self, state: State, settings: Settings, batch: Any) -> State:
+        """Return the state one step later."""
+        w, v = state
+        u = self.problem.gradient(w, batch)
+        if self.perturb:
+            uphill = {k: w[k] + e for k, e in self.epsilon(u, settings).items()}
+            h = self.problem.gradient(uphill, batch)
+            u = dict(zip(w, self.method.combine([*u.values()], [*h.values()]), strict=True))
+        if self.momentum:
+            u = v = {k: u[k] + self.momentum * v[k] for k in w}
+        w = {k: torch.addcmul(w[k], _column(settings.eta, w[k]), u[k], value=-1) for k in w}
+        return State(w, v)
+
+    def epsilon(self, gradient: Params, settings: Settings) -> Params:
+        """Return ε of every cell, made by the same parts that the production form uses."""
+
+        def one(g: list[Tensor], rho: Tensor, power: Tensor | float) -> list[Tensor]:
+            p = self.method.perturbation(g, rho, power, norm=parameters.plain_norm)
+            return [p.factor * d for d in p.direction]
+
+        each = None if isinstance(settings.power, float) else 0
+        rows = torch.vmap(one, in_dims=(0, 0, each))
+        epsilon = rows([*gradient.values()], settings.rho, settings.power)
+        return dict(zip(gradient, epsilon, strict=True))
+
+
+def simulate(
+    problem: Problem,
+    *,
+    eta: Any = None,
+    rho: Any = 0.0,
+    power: Any = None,
+    method: Method | None = None,
+    steps: int,
+    seed: Any = 0,
+    momentum: float | None = None,
+    observe: Mapping[str, Observer] | None = None,
+    device: str | torch.device | None = None,
+    compile: bool | None = None,
+    ceiling: float | None = None,
+    progress: str | None = None,
+) -> Simulation:
+    """Run SAM on a problem for every cell of a grid, as one batched program.
+
+    ``eta``, ``rho``, ``power`` and ``seed`` broadcast against each other; the result has their
+    common shape. A cell that diverges or converges is frozen, and costs nothing soon after.
+
+    Args:
+        problem: The loss with its start.
+        eta: Step size, in parameter units per gradient unit; the problem's own if ``None``.
+        rho: Radius, in the units of ``power``; 0 is gradient descent.
+        power: The normalization p, 1 if ``None``; without a cap, as on paper.
+        method: Parts other than the default ones; its power and its cap are used.
+        steps: How many steps, the same for every cell.
+        seed: Seeds, for problems that draw something.
+        momentum: As in torch's SGD; the problem's own if ``None``.
+        observe: Observers by the name under which the result lists them; the final value of every
+            quantity of the problem if ``None``.
+        device: Where; the CPU if ``None``.
+        compile: Whether one step is compiled; where it pays and there is a compiler if ``None``.
+        ceiling: A cell diverges when a parameter exceeds this in size, or is NaN. The fourth root
+            of the largest number if ``None``, so that squares of squares are finite.
+        progress: Label of the progress bar, which a terminal shows after two seconds.
+
+    Returns:
+        What was found, as numpy arrays.
+
+    Raises:
+        ThalwegError: If an argument is out of range or the shapes do not broadcast.
+
+    Example:
+        >>> from thalweg.lab import Quadratic
+        >>> result = simulate(Quadratic([1.0]), eta=0.5, rho=[0.0, 0.3], steps=200)
+        >>> abs(result.final["w"]).round(6).tolist()  # gradient descent stops, SAM bounces
+        [[0.0], [0.1]]
+    """
+    clock = time.perf_counter()
+    whole("steps", steps)
+    if method is not None and power is not None:
+        raise ThalwegError(
+            f"power and method must not both be given, got power={power!r} and {method!r}: write "
+            "method=Method(power=..., ...)"
+        )
+    if eta is None and problem.eta is None:
+        raise ThalwegError(f"eta must be given: {type(problem).__name__} has none of its own")
+    if method is None:  # as on paper: no cap, and the power may vary over the grid
+        method, power = Method(max_norm=math.inf), 1.0 if power is None else power
+    else:
+        power = method.power
+    where = torch.device(device or "cpu")
+    shape, settings = broadcast(
+        problem, problem.eta if eta is None else eta, rho, power, seed, where
+    )
+    beta = number("momentum", problem.momentum if momentum is None else momentum, at_least=0)
+    bound = torch.finfo(problem.dtype).max ** 0.25
+    bound = number("ceiling", bound if ceiling is None else ceiling, above=0)
+    step = Step(problem, method, beta, perturb=bool((settings.rho > 0).any()))
+    if compile is None:
+        compile = problem.elementwise and len(settings.eta) * steps >= _PAYS and has_compiler()
+    with torch.no_grad():
+        if observe is None:
+            observe = {q: Final(q, every=max(steps, 1)) for q in problem.quantities}
+        cells = Cells(problem, settings, momentum=beta > 0, ceiling=bound, observe=observe)
+        with _progress(progress, steps) as tell:
+            _run(cells, step, steps, tell, compile=compile)
+        everything = torch.ones_like(cells.index, dtype=torch.bool)
+        cells.leave(everything, cells.state, cells.step, diverged=False)
+        observed = cells.finish(steps)
+        loss = problem.final_loss(cells.kept, settings.seeds)
+
+    def shaped(value: Tensor) -> Array:
+        return value.cpu().numpy().reshape(shape + tuple(value.shape[1:]))
+
+    return Simulation(
+        final={k: shaped(t) for k, t in cells.kept.items()},
+        loss=shaped(loss),
+        diverged=shaped(cells.diverged),
+        steps_run=shaped(cells.steps_run),
+        observed={k: shaped(t) for k, t in observed.items()},
+        compiled=compile,
+        seconds=time.perf_counter() - clock,
+    )
+
+
+def _run(
+    cells: Cells, step: Step, steps: int, tell: Callable[[int], None], *, compile: bool
+) -> None:
+    """Run the cells in stretches of steps, and look after each which of them still move.
+
+    A step is nothing but arithmetic. A cell that is found out of bounds after a stretch is run
+    again from the stretch's beginning, alone, to find the step at which it left them.
+    """
+    advance: Callable[[State, Settings, Any], State] = step
+    if compile:
+        advance = torch.compile(step, dynamic=True)
+    stream = cells.problem.stream(cells.settings.seeds)
+    while cells.step < steps and len(cells.index):
+        stretch = min(_STRETCH, steps - cells.step, cells.until_look())
+        before = previous = after = cells.state
+        for t in range(cells.step, cells.step + stretch):
+            previous, after = after, advance(after, cells.settings, stream(t) if stream else None)
+        left = cells.out_of_bounds(after)
+        rest = torch.zeros_like(left) if stream else cells.at_rest(previous, after) & ~left
+        if bool(left.any()):
+            _trace(cells, step, left, pick(before, left), stretch)
+        cells.advance(after, stretch)
+        if bool(rest.any()):
+            cells.leave(rest, pick(after, rest), cells.step, diverged=False)
+        if bool((left | rest).any()):
+            cells.drop(left | rest)
+            stream = cells.problem.stream(cells.settings.seeds)
+        cells.look()
+        tell(cells.step)
+
+
+def _trace(cells: Cells, step: Step, left: Tensor, state: State, stretch: int) -> None:
+    """Follow cells that leave their bounds within a stretch; keep the last state within."""
+    settings = cells.settings.pick(left)
+    stream = cells.problem.stream(settings.seeds)
+    inside = torch.ones_like(settings.seeds, dtype=torch.bool)
+    taken = torch.full_like(settings.seeds, cells.step)
+    for t in range(cells.step, cells.step + stretch):
+        after = step(state, settings, stream(t) if stream else None)
+        inside = inside & ~cells.out_of_bounds(after)
+        taken += inside
+        state = State(
+            *(
+                {k: torch.where(_column(inside, t), t, old[k]) for k, t in new.items()}
+                for new, old in zip(after, state, strict=True)
+            )
+        )
+    cells.leave(left, state, taken, diverged=True)
+
+
+def has_compiler() -> bool:
+    """Return whether torch.compile finds what it needs to compile for the CPU."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def _column(value: Tensor, like: Tensor) -> Tensor:
+    """One number per cell, shaped so that it multiplies every entry of its cell."""
+    return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+@contextlib.contextmanager
+def _progress(label: str | None, steps: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error with the time left, shown once two seconds have gone by."""
+    if label is None:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task(label, total=steps)
+    begun = time.monotonic()
+
+    def tell(done: int) -> None:
+        bar.update(task, completed=done)
+        if time.monotonic() - begun > 2 and not bar.live.is_started:
+            bar.start()
+
+    try:
+        yield tell
+    finally:
+        bar.stop()
