@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -131,7 +132,7 @@ def moves(
     groups = [(rho, [p for p in chosen if p.grad is not None]) for rho, chosen in radii]
     gradients = [p.grad for _, chosen in groups for p in chosen if p.grad is not None]
     if not gradients:
-        return Last(), []
+        return Last(grad_norm=0.0 if radii else math.nan), []
     # The factor is linear in rho: it is taken once, for the largest, and shared out.
     top = max(rho for rho, chosen in groups if chosen)
     epsilon = method.perturbation(gradients, top, scale=scale)

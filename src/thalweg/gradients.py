@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,10 +51,34 @@ class Both:
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._all = [(p, p.grad) for p in parameters if p.grad is not None]
         self._before: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        self._versions: dict[Tensor, int] = {}
+        self._hooks: list[Any] = []
 
     def remember(self) -> None:
-        """Remember what ``.grad`` holds before the descent pass."""
-        self._before = {p: (p.grad, p.grad.clone()) for p, _ in self._all if p.grad is not None}
+        """Remember what ``.grad`` holds before the descent pass adds to it.
+
+        A ``zero_grad()`` that fills with zeros leaves the same tensor there: it is seen when the
+        first gradient arrives. Call :meth:`forget` at the end of the pass.
+        """
+        for p, _ in self._all:
+            if p.grad is not None:
+                self._before[p] = (p.grad, p.grad.clone())
+                self._versions[p] = p.grad._version
+                arrive = functools.partial(self._arrive, p)
+                self._hooks.append(p.register_hook(arrive))  # type: ignore[no-untyped-call]
+
+    def _arrive(self, p: Tensor, gradient: Tensor) -> None:
+        """Remember anew what the first gradient of the pass is added to, where that was changed."""
+        there, copy = self._before[p]
+        version = self._versions.pop(p, None)
+        if version is not None and there is p.grad and there._version != version:
+            copy.copy_(there)
+
+    def forget(self) -> None:
+        """Listen no longer for gradients that arrive."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -51,19 +51,20 @@ class Weights:
         """
         self.restore()
         parameters = [p for group, _, _ in moves for p in group]
+        if not parameters:
+            return
         for p in parameters:
-            if p not in self._backup:
+            if not _alike(p, self._backup.get(p)):
                 self._backup[p] = torch.empty_like(p)
         torch._foreach_copy_([self._backup[p] for p in parameters], parameters)
         self._moved = parameters
         for group, direction, factor in moves:
             if isinstance(factor, Tensor):
-                step = [
-                    torch.where(factor.to(d.device) != 0, d * factor.to(d), 0.0) for d in direction
-                ]
-                torch._foreach_add_(list(group), step)
-            else:
+                torch._foreach_add_(list(group), [_product(factor, d) for d in direction])
+            elif factor <= min(torch.finfo(d.dtype).max for d in direction):
                 torch._foreach_add_(list(group), list(direction), alpha=factor)
+            else:  # of a gradient so small that its own dtype cannot hold the factor
+                torch._foreach_add_(list(group), [d.double() * factor for d in direction])
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -84,6 +85,22 @@ class Weights:
         """Give the backup buffers back, after putting the weights back."""
         self.restore()
         self._backup.clear()
+
+
+def _alike(parameter: Tensor, backup: Tensor | None) -> bool:
+    """Whether a backup fits; a parameter can be given another dtype or device between steps."""
+    return backup is not None and (
+        (parameter.shape, parameter.dtype, parameter.device)
+        == (backup.shape, backup.dtype, backup.device)
+    )
+
+
+def _product(factor: Tensor, direction: Tensor) -> Tensor:
+    """Return factor * direction, unread; 0 where the factor is, and never an overflowed factor."""
+    factor = factor.to(direction.device)
+    wide = direction.float() if direction.dtype.itemsize == 2 else direction
+    held = factor.clamp(max=torch.finfo(wide.dtype).max).to(wide.dtype)
+    return torch.where(factor != 0, wide * held, 0.0)
 
 
 @contextlib.contextmanager

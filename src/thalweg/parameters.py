@@ -13,17 +13,20 @@ import torch
 from torch import Tensor
 
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+#: Entries whose squares lose digits in float32 can only matter in norms below this.
+_TINY = 1e-12
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean norm of all the tensors together.
 
-    In float32 a norm overflows at 1e30 and underflows at 1e-30. On the CPU the result is looked
-    at, and taken again in float64 where it is 0 or not finite. On an accelerator nothing is read
-    back: the squares are summed in float64 at once. 16-bit tensors are summed in float32.
+    In float32 a norm overflows at 1e30, and loses digits below 1e-19 before it underflows. On the
+    CPU the result is looked at, and taken again in float64 where it is tiny or not finite. On an
+    accelerator nothing is read back: the squares are summed in float64 at once. 16-bit tensors
+    are summed in float32.
 
     Args:
-        tensors: Real tensors of any shapes and dtypes; may be empty.
+        tensors: Real tensors of any shapes and dtypes, sparse ones included; may be empty.
 
     Returns:
         The norm: float64, zero-dimensional, on the device of the first tensor.
@@ -36,13 +39,14 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
         return torch.zeros((), dtype=torch.float64)
     wide = tensors[0].device.type != "cpu"
     total = _norm(tensors, wide=wide)
-    if not wide and (total == 0 or not math.isfinite(total)):
+    if not wide and not _TINY < total < math.inf:
         total = _norm(tensors, wide=True)
     return total
 
 
 def _norm(tensors: Sequence[Tensor], *, wide: bool) -> Tensor:
     home = tensors[0].device
+    tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
     parts: list[Tensor] = []
     for dtype in {t.dtype for t in tensors}:
         same = [t for t in tensors if t.dtype is dtype]

@@ -136,7 +136,9 @@ class SAM:
                 another loop came while this one was open.
         """
         self._close()
-        radii = self._radii() if self.method.gate(self._step) else []
+        radii: base.Radii = []
+        if self.method.gate(self._step):
+            radii = base.radii(self.optimizer, self.rho, self.method, self._step)
         if not radii:
             self.last = Last()
             yield Pass(0, ascent=False, last=True)
@@ -233,7 +235,7 @@ class SAM:
                 "perturbed() needs gradients, and no parameter of the optimizer has one: call "
                 "loss.backward() before the block"
             )
-        radii = self._radii()
+        radii = base.radii(self.optimizer, self.rho, self.method, self._step)
         with self._open() as loop:
             loop.callback(hold.RandomState(trained).put_back)
             loop.enter_context(hold.running_statistics(self.model))
@@ -250,10 +252,8 @@ class SAM:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the method must remember; empty for methods without state, as plain SAM."""
-        counts = not (
-            isinstance(self.method.gate, Always) and isinstance(self.method.schedule, Constant)
-        )
-        return {"step": self._step} if counts else {}
+        plain = isinstance(self.method.gate, Always) and isinstance(self.method.schedule, Constant)
+        return {} if plain else {"step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave.
@@ -276,13 +276,11 @@ class SAM:
         self._close()
         self._weights.release()
 
-    def _radii(self) -> base.Radii:
-        return base.radii(self.optimizer, self.rho, self.method, self._step)
-
     def _move(self, radii: base.Radii, loop: contextlib.ExitStack) -> gradients.Both:
         """Move the weights by ε, from the gradients there are; the loop's end brings them back."""
         trained = base.trained(self.optimizer)
         both = gradients.Both(trained if self._keeps_both else [])
+        loop.callback(both.forget)
         self.last, moves = base.moves(self.method, radii, base.scale(self.scaler, trained))
         loop.callback(self._weights.restore)
         self._weights.move(moves)
@@ -296,11 +294,12 @@ class SAM:
     def _finish(self, both: gradients.Both) -> None:
         """Give the base optimizer its gradient, while the weights are still uphill."""
         trained = base.trained(self.optimizer)
+        scale = base.scale(self.scaler, trained)
         if self.telemetry:
-            self.last = measured(self.last, both, self._weights, base.scale(self.scaler, trained))
+            self.last = measured(self.last, both, self._weights, scale)
         if not isinstance(self.method.combine, SAMGradient):
             both.write(self.method.combine(both.here, both.uphill))
-        if self.scaler is not None:
+        if scale is not None:
             # An ascent that was not finite moved nothing; the scaler must still hear of it.
             gradients.poison(trained, self.last.grad_norm)
 
@@ -313,7 +312,8 @@ class SAM:
             try:
                 yield loop
             finally:
-                self._loop = None
+                if self._loop is loop:  # a stale loop may end while a newer one is open
+                    self._loop = None
 
     def _close(self) -> None:
         """Undo a loop that was left open, such as one bound to a name and abandoned."""

@@ -42,7 +42,7 @@ class Digits(Problem):
 
     dtype = torch.float32
     elementwise = False
-    quantities = ("validation_accuracy", "test_accuracy")
+    quantities: tuple[str, ...] = ("validation_accuracy", "test_accuracy")
 
     def __init__(
         self,

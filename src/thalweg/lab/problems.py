@@ -81,7 +81,7 @@ class Quadratic(Problem):
         4.0
     """
 
-    quantities = ("distance",)
+    quantities: tuple[str, ...] = ("distance",)
 
     def __init__(self, eigenvalues: Sequence[float], start: Sequence[float] | None = None) -> None:
         self.eigenvalues = tuple(number("eigenvalue", value) for value in eigenvalues)
@@ -132,7 +132,7 @@ class SingleNeuron(Problem):
         1.0
     """
 
-    quantities = ("y_squared",)
+    quantities: tuple[str, ...] = ("y_squared",)
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from thalweg.lab.observe import Final, Observer
 from thalweg.lab.problems import Params, Problem
 
 #: Steps between two looks at which cells still move.
-_STRETCH = 32
-#: Compiling takes ten to thirty seconds; a map of fewer cell-steps than this is done before.
-_PAYS = 3_000_000_000
+_STRETCH = 100
+#: Compiling takes five to thirty seconds; a map of fewer cell-steps than this is done before.
+_PAYS = 1_000_000_000
+#: Up to so many cells, arithmetic on single numbers is done before a second thread has woken up.
+_ONE_THREAD = 1 << 17
 
 Array = np.ndarray[Any, Any]
 
@@ -172,7 +175,8 @@ def simulate(
         if observe is None:
             observe = {q: Final(q, every=max(steps, 1)) for q in problem.quantities}
         cells = Cells(problem, settings, momentum=beta > 0, ceiling=bound, observe=observe)
-        with _progress(progress, steps) as tell:
+        small = problem.elementwise and len(settings.eta) <= _ONE_THREAD
+        with _progress(progress, steps) as tell, _one_thread(small):
             _run(cells, step, steps, tell, compile=compile)
         everything = torch.ones_like(cells.index, dtype=torch.bool)
         cells.leave(everything, cells.state, cells.step, diverged=False)
@@ -254,9 +258,21 @@ def _column(value: Tensor, like: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    """Use one thread inside the block, if wanted, and as many as before after it."""
+    threads = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
 def _progress(label: str | None, steps: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error with the time left, shown once two seconds have gone by."""
-    if label is None:
+    if label is None or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console

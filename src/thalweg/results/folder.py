@@ -102,8 +102,10 @@ class ResultsFolder:
         return folder
 
     def names(self) -> list[str]:
-        """Return the names of the claims on file, in order."""
-        return sorted(file.stem for file in self.path.glob("*.json") if file.name != MANIFEST)
+        """Return the names of the claims on file, in the order of the study, others behind them."""
+        order = {name: i for i, name in enumerate(self.manifest.get("order", []))}
+        found = [file.stem for file in self.path.glob("*.json") if file.name != MANIFEST]
+        return sorted(found, key=lambda name: (order.get(name, len(order)), name))
 
     def read(self, name: str) -> ClaimRecord:
         """Read the record of a claim.

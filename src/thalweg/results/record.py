@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -30,6 +31,7 @@ class Check:
         measured: The measurement as it should be printed, interval and n included.
         tolerance: How close the two must be, in words.
         holds: ``None`` where the data cannot decide.
+        decides: Whether the verdict rests on it; if not, it is reported for the reader.
     """
 
     what: str
@@ -37,6 +39,7 @@ class Check:
     measured: str
     tolerance: str
     holds: bool | None
+    decides: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ class Axes:
     title: str
     x_label: str
     y_label: str
-    layers: list[Layer]
+    layers: Sequence[Layer]
     x_log: bool = False
     y_log: bool = False
     x_range: tuple[float, float] | None = None

@@ -1,0 +1,8 @@
+"""The claims, in the order in which a study makes them."""
+
+from thalweg.lab.claims import digits, drift, loss_scale, stability
+from thalweg.lab.claims.claim import Claim, Evidence
+
+CLAIMS: tuple[Claim, ...] = (stability.CLAIM, drift.CLAIM, loss_scale.CLAIM, digits.CLAIM)
+
+__all__ = ["CLAIMS", "Claim", "Evidence"]

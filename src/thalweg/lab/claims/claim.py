@@ -1,0 +1,103 @@
+"""A claim is a value: what is said, by whom, how it is measured, and what we expect to find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from thalweg.results import Chart, Check, Verdict
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a measurement found.
+
+    Attributes:
+        checks: Prediction beside measurement, line by line.
+        charts: The figures.
+        runs: How many trajectories or trainings were made.
+        seeds: Every seed used.
+        dtype: Floating-point type of the arithmetic.
+    """
+
+    checks: Sequence[Check]
+    charts: Sequence[Chart]
+    runs: int
+    seeds: Sequence[int]
+    dtype: str
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the deciding checks say together: one that fails decides, then one left open."""
+        found = [check.holds for check in self.checks if check.decides]
+        if not all(holds is not False for holds in found):
+            return "does not hold"
+        return "holds" if found and all(found) else "open"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A checked statement. To add one, write a file with one of these and list it in ``CLAIMS``.
+
+    Attributes:
+        name: Short name: the command's, and the file's in the results folder.
+        title: Heading.
+        statement: The claim, in a sentence or two.
+        source: Where it comes from.
+        expected: The verdict on record.
+        because: Why that one.
+        measure: Takes the settings, returns the evidence.
+        settings: Plain data, for a full study.
+        quick: What a quick study changes in them.
+        quick_expected: The verdict on record for a quick study; ``expected`` if ``None``.
+    """
+
+    name: str
+    title: str
+    statement: str
+    source: str
+    expected: Verdict
+    because: str
+    measure: Callable[[Settings], Evidence]
+    settings: Settings
+    quick: Settings = field(default_factory=dict)
+    quick_expected: Verdict | None = None
+
+    def settings_for(self, *, quick: bool) -> Settings:
+        """Return the settings of a full or a quick study."""
+        return {**self.settings, **(self.quick if quick else {})}
+
+    def expected_for(self, *, quick: bool) -> Verdict:
+        """Return the verdict on record for a full or a quick study."""
+        return (self.quick_expected or self.expected) if quick else self.expected
+
+
+def within(what: str, predicted: float, measured: float, tolerance: float, unit: str = "") -> Check:
+    """Return a check that a number is close to its prediction, relatively.
+
+    Args:
+        what: The quantity, in words.
+        predicted: The prediction, not 0.
+        measured: The measurement.
+        tolerance: Largest relative difference.
+        unit: Printed behind both numbers.
+
+    Returns:
+        The check.
+
+    Example:
+        >>> within("time to fall", 100.0, 101.0, 0.02, "steps").holds
+        True
+    """
+    off = abs(measured / predicted - 1)
+    unit = unit and f" {unit}"
+    return Check(
+        what,
+        predicted=f"{predicted:.5g}{unit}",
+        measured=f"{measured:.5g}{unit} (off by {off:.2g} of it)",
+        tolerance=f"{tolerance:g} of the prediction",
+        holds=bool(off <= tolerance),
+    )
