@@ -1,14 +1,22 @@
-"""Small networks, the three forms of SAM, SAM written out, and the checks that several files share."""
+"""Small networks, the three forms of SAM, SAM written out, and checks that several files share."""
 
 from __future__ import annotations
 
 import math
 
+import hypothesis
 import pytest
 import torch
 from torch import nn
 
 from thalweg import SAM, Method
+
+# A busy machine makes a first call slow; that is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
+#: On the length of ε above power 1: it bites in some steps of `train` and not in others.
+CAP = 0.17
 
 LAYERS = {
     "batch_norm": lambda: nn.BatchNorm1d(8),
@@ -103,7 +111,7 @@ class Tools:
 
     @staticmethod
     def method(power):
-        return Method(power=power, max_norm=0.3 if power > 1 else None)
+        return Method(power=power, max_norm=CAP if power > 1 else None)
 
     @classmethod
     def train(cls, form, base, layers=(), rho=0.1, power=1.0, steps=20, dtype=torch.float32):
@@ -135,7 +143,7 @@ class Tools:
         optimizer.param_groups[0]["rho"] = 0.1
         for step in range(steps):
             loss = cls.loss(expected, step)
-            two_passes(optimizer, loss, power, 0.3 if power > 1 else math.inf)
+            two_passes(optimizer, loss, power, CAP if power > 1 else math.inf)
         found = cls.train(form, base, power=power, steps=steps, dtype=dtype)
         for p, q in zip(found.parameters(), expected.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
@@ -171,7 +179,7 @@ class Tools:
 
 @pytest.fixture(autouse=True, scope="session")
 def few_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the networks are tiny
 
 
 @pytest.fixture(scope="session")

@@ -43,11 +43,11 @@ def test_buffers_are_those_of_the_forward_at_w_over_many_steps(tools, form, norm
         plain = copy.deepcopy(model)
         tools.loss(plain, step)()
         tools.forms[form](sam, tools.loss(model, step))
-        assert all(
-            torch.equal(s, t) for s, t in zip(model.buffers(), plain.buffers(), strict=True)
-        )
+        assert all(torch.equal(s, t) for s, t in zip(model.buffers(), plain.buffers(), strict=True))
     counters = [b for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
-    assert [int(b) for b in counters] == [5]
+    # torch's InstanceNorm has the counter and never counts
+    assert [int(b) for b in counters] == [0 if norm == "instance_norm" else 5]
+    assert all(b.abs().sum() > 0 for name, b in model.named_buffers() if "running" in name)
 
 
 def test_layers_in_eval_mode_are_not_touched(tools):

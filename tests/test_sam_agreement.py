@@ -19,8 +19,7 @@ def test_two_plain_passes_in_float64(tools, form, base, power):
 @pytest.mark.parametrize("base", ["sgd", "momentum", "adamw"])
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
 def test_two_plain_passes_in_float32(tools, base, power):
-    # From the same weights: AdamW divides tiny gradients by their own size.
-    tools.check_agreement("passes", base, power, torch.float32, 1e-6, steps=1)
+    tools.check_agreement("passes", base, power, torch.float32, 1e-6, steps=10)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])

@@ -1,7 +1,7 @@
 """A list of tensors seen as one long vector: its norm, its inner product.
 
-The fast forms here use torch's ``_foreach`` operations, which have no batching rule; the simulator
-takes :func:`plain_norm` instead.
+The production form uses torch's ``_foreach`` operations; the simulator, whose tensors have the
+cells of a grid first, takes :func:`cell_norms` instead.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ def _norm(tensors: Sequence[Tensor], *, wide: bool) -> Tensor:
     return total
 
 
-def plain_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the same norm in plain operations, in the tensors' own dtype, for :func:`torch.vmap`.
+def cell_norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the norm of every cell of a grid, in plain operations and the tensors' own dtype.
 
     Args:
-        tensors: Real tensors of one dtype.
+        tensors: Real tensors of one dtype, each with the cells first.
 
     Returns:
-        The norm, zero-dimensional.
+        One norm per cell, (B,).
 
     Example:
-        >>> plain_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
-        tensor(5.)
+        >>> cell_norms([torch.tensor([3.0, 0.0]), torch.tensor([[4.0, 0.0], [6.0, 8.0]])])
+        tensor([ 5., 10.])
     """
-    squares = [(t * t).sum() if t.ndim else t * t for t in tensors]
+    squares = [t * t if t.ndim == 1 else (t * t).flatten(1).sum(1) for t in tensors]
     return torch.sqrt(sum(squares[1:], start=squares[0]))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from thalweg import parameters
@@ -62,7 +63,8 @@ def told(perturbation: Perturbation, length: Tensor, cap: float) -> Last:
     """
     return Last(
         grad_norm=_number(perturbation.norm),
-        perturbation_norm=_number(length),
+        # Where nothing moves, 0 times a norm that is not finite would be NaN.
+        perturbation_norm=_number(torch.where(perturbation.factor != 0, length, 0.0)),
         # A length that was cut is the cap up to rounding.
         capped=_number((perturbation.length > cap * (1 - 1e-9)).double()),
     )

@@ -163,10 +163,7 @@ class SingleNeuron(Problem):
         """Return ℓ'(xy)·(y, x)."""
         x, y = params["x"], params["y"]
         z = x * y
-        if self.link == "sqrt":
-            slope = z / torch.sqrt(1 + z * z)
-        else:  # tanh z, in the form that is four times faster
-            slope = torch.sigmoid(2 * z).mul_(2).sub_(1)
+        slope = z / torch.sqrt(1 + z * z) if self.link == "sqrt" else _tanh(z)
         if self.loss_scale != 1:
             slope = self.loss_scale * slope
         return {"x": slope * y, "y": slope * x}
@@ -174,3 +171,13 @@ class SingleNeuron(Problem):
     def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
         """Return y², the curvature at the minimum (0, y)."""
         return {"y_squared": params["y"] * params["y"]}
+
+
+def _tanh(z: Tensor) -> Tensor:
+    """Tanh to the last digits, near 0 too, at a fraction of the cost of torch's own."""
+    if torch.compiler.is_compiling():  # compiled, expm1 has no digits left near 0
+        s = z * z
+        near = z * (1 - s * (1 / 3 - s * (2 / 15 - s * (17 / 315 - s * (62 / 2835 - s / 112.825)))))
+        return torch.where(s < 0.0064, near, 2 * torch.sigmoid(2 * z) - 1)
+    e = torch.expm1((2 * z).clamp_(-40, 40))
+    return e / (e + 2)

@@ -29,8 +29,6 @@ from thalweg.lab.problems import Params, Problem
 _STRETCH = 100
 #: Compiling takes five to thirty seconds; a map of fewer cell-steps than this is done before.
 _PAYS = 1_000_000_000
-#: Up to so many cells, arithmetic on single numbers is done before a second thread has woken up.
-_ONE_THREAD = 1 << 17
 
 Array = np.ndarray[Any, Any]
 
@@ -87,15 +85,9 @@ class Step:
 
     def epsilon(self, gradient: Params, settings: Settings) -> Params:
         """Return ε of every cell, made by the same parts that the production form uses."""
-
-        def one(g: list[Tensor], rho: Tensor, power: Tensor | float) -> list[Tensor]:
-            p = self.method.perturbation(g, rho, power, norm=parameters.plain_norm)
-            return [p.factor * d for d in p.direction]
-
-        each = None if isinstance(settings.power, float) else 0
-        rows = torch.vmap(one, in_dims=(0, 0, each))
-        epsilon = rows([*gradient.values()], settings.rho, settings.power)
-        return dict(zip(gradient, epsilon, strict=True))
+        g = [*gradient.values()]
+        p = self.method.perturbation(g, settings.rho, settings.power, norm=parameters.cell_norms)
+        return {k: _column(p.factor, d) * d for k, d in zip(gradient, p.direction, strict=True)}
 
 
 def simulate(
@@ -161,6 +153,11 @@ def simulate(
         method, power = Method(max_norm=math.inf), 1.0 if power is None else power
     else:
         power = method.power
+    for slot in ("filter", "gate", "schedule"):
+        if getattr(method, slot) != getattr(Method(), slot):
+            raise ThalwegError(
+                f"method must have its usual {slot} in the simulator, got {getattr(method, slot)!r}"
+            )
     where = torch.device(device or "cpu")
     shape, settings = broadcast(
         problem, problem.eta if eta is None else eta, rho, power, seed, where
@@ -175,8 +172,7 @@ def simulate(
         if observe is None:
             observe = {q: Final(q, every=max(steps, 1)) for q in problem.quantities}
         cells = Cells(problem, settings, momentum=beta > 0, ceiling=bound, observe=observe)
-        small = problem.elementwise and len(settings.eta) <= _ONE_THREAD
-        with _progress(progress, steps) as tell, _one_thread(small):
+        with _progress(progress, steps) as tell:
             _run(cells, step, steps, tell, compile=compile)
         everything = torch.ones_like(cells.index, dtype=torch.bool)
         cells.leave(everything, cells.state, cells.step, diverged=False)
@@ -209,6 +205,9 @@ def _run(
     if compile:
         advance = torch.compile(step, dynamic=True)
     stream = cells.problem.stream(cells.settings.seeds)
+    # Once a large block has been freed, the C library keeps what later operations free. Until then
+    # it may give every temporary back to the system, and fetch it again page by page.
+    torch.empty(31 * 2**20, dtype=torch.uint8)
     while cells.step < steps and len(cells.index):
         stretch = min(_STRETCH, steps - cells.step, cells.until_look())
         before = previous = after = cells.state
@@ -255,18 +254,6 @@ def has_compiler() -> bool:
 def _column(value: Tensor, like: Tensor) -> Tensor:
     """One number per cell, shaped so that it multiplies every entry of its cell."""
     return value.reshape(-1, *[1] * (like.ndim - 1))
-
-
-@contextlib.contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
-    """Use one thread inside the block, if wanted, and as many as before after it."""
-    threads = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

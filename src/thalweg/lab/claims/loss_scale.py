@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from thalweg import theory
 from thalweg.ascent import Method
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
@@ -37,7 +35,7 @@ def measure(settings: Settings) -> Evidence:
                 _apart(one, _run(scaled, eta / scale, mended, power, steps)),
             )
             if name == "single neuron":
-                axes.append(_paths(power, one, same, scale))
+                axes.append(_paths(power, one, same, scale, steps))
     return Evidence(
         checks=checks,
         charts=[
@@ -67,10 +65,15 @@ def _run(problem: Problem, eta: float, rho: float, power: float, steps: int) -> 
     method = Method(power=power)  # p = 2 with its cap, which is a length and has no loss in it
     watch: dict[str, Observer] = {}
     if isinstance(problem, SingleNeuron):
-        watch["y_squared"] = History("y_squared", every=max(1, steps // 150))
+        watch["y_squared"] = History("y_squared", every=_every(steps))
     return simulate(
         problem, eta=eta, rho=rho, method=method, steps=steps, observe=watch, compile=False
     )
+
+
+def _every(steps: int) -> int:
+    """So many steps between two points of the figure."""
+    return max(1, steps // 150)
 
 
 def _apart(a: Simulation, b: Simulation) -> float:
@@ -99,10 +102,9 @@ def _compare(name: str, power: float, same: float, mended: float) -> list[Check]
     return [first] if invariant else [first, second]
 
 
-def _paths(power: float, one: Simulation, same: Simulation, scale: float) -> Axes:
+def _paths(power: float, one: Simulation, same: Simulation, scale: float, steps: int) -> Axes:
     """The single neuron's y² at both scales of the loss."""
-    looks = one.observed["y_squared"].shape[-1]
-    t = np.linspace(0, int(one.steps_run), looks).tolist()
+    t = [i * _every(steps) for i in range(one.observed["y_squared"].shape[-1])]
     plain, scaled = (run.observed["y_squared"].tolist() for run in (one, same))
     return Axes(
         f"p = {power:g}",

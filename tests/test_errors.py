@@ -1,0 +1,83 @@
+"""Every message says what is wrong, what is required, what came, and what to do."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from thalweg.errors import ThalwegError, everywhere, number, quantity, whole
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.array(2.0), torch.tensor(3.0)])
+def test_a_number_comes_back_as_a_float(value):
+    found = number("rho", value, at_least=0)
+    assert type(found) is float
+    assert found == float(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "message"),
+    [
+        ("0.1", {}, r"rho must be a finite number, got '0\.1' \(pass a number, not a string\)"),
+        (b"1", {}, r"got b'1' \(pass a number, not a string\)"),
+        (True, {}, r"rho must be a finite number, got True"),
+        (None, {}, r"got None"),
+        (1j, {}, r"got 1j"),
+        ([1.0], {}, r"got \[1\.0\]"),
+        (torch.ones(2), {}, r"got tensor"),
+        (math.nan, {"infinite": True}, r"rho must be a number, got nan"),
+        (math.inf, {}, r"rho must be a finite number, got inf"),
+        (0, {"above": 0}, r"rho must be a finite number > 0, got 0"),
+        (-1e-9, {"at_least": 0}, r"rho must be a finite number >= 0, got -1e-09"),
+        (0.4, {"above": 0.5, "infinite": True}, r"rho must be a number > 0\.5, got 0\.4"),
+    ],
+)
+def test_what_is_no_number_or_out_of_bounds(value, bounds, message):
+    with pytest.raises(ThalwegError, match=message):
+        number("rho", value, **bounds)
+
+
+def test_bounds_are_what_they_say():
+    assert number("x", math.inf, infinite=True) == math.inf
+    assert number("x", 0.0, at_least=0) == 0
+    assert number("x", 5e-324, above=0) == 5e-324
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3)])
+def test_a_whole_number_comes_back_as_an_int(value):
+    assert type(whole("steps", value)) is int
+    assert whole("steps", value, at_least=3) == 3
+
+
+@pytest.mark.parametrize("value", [2, -1, 3.0, "3", None, True, math.nan])
+def test_what_is_no_whole_number(value):
+    with pytest.raises(ThalwegError, match=r"steps must be a whole number >= 3, got"):
+        whole("steps", value, at_least=3)
+
+
+@pytest.mark.parametrize("make", [float, lambda x: np.array([1.0, x]), lambda x: torch.tensor([x])])
+def test_a_quantity_is_checked_everywhere(make):
+    quantity("eta", make(0.5), above=0)
+    quantity("eta", make(0.0), at_least=0)
+    for bad, wanted in ((0.0, "> 0"), (-1.0, "> 0"), (math.nan, "finite"), (math.inf, "finite")):
+        with pytest.raises(ThalwegError, match=f"eta must be {wanted}"):
+            quantity("eta", make(bad), above=0)
+    with pytest.raises(ThalwegError, match="eta must be >= 1"):
+        quantity("eta", make(0.5), at_least=1)
+
+
+@pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
+def test_a_quantity_is_a_number_or_an_array(value):
+    with pytest.raises(ThalwegError, match="eta must be a number or an array of numbers, got"):
+        quantity("eta", value)
+
+
+def test_everywhere_takes_bools_and_arrays():
+    everywhere("x", 1, True, "right")
+    everywhere("x", 1, np.array([True, True]), "right")
+    for condition in (False, np.array([True, False]), torch.tensor([False])):
+        with pytest.raises(
+            ThalwegError, match=r"x must be right \(everywhere, and not NaN\), got 1"
+        ):
+            everywhere("x", 1, condition, "right")

@@ -1,0 +1,157 @@
+"""The only writer of parameters and buffers."""
+
+import pytest
+import torch
+from torch import nn
+
+from thalweg import SAM
+from thalweg.hold import RandomState, Weights, running_statistics
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_move_and_the_way_back(dtype, as_tensor):
+    torch.manual_seed(0)
+    a, b, d, e = (torch.randn(1000, dtype=dtype) for _ in range(4))
+    before, places = (a.clone(), b.clone()), (a.data_ptr(), b.data_ptr())
+    weights = Weights()
+    factors = [torch.tensor(x, dtype=torch.float64) if as_tensor else x for x in (0.25, -3.0)]
+    for _ in range(3):
+        weights.move([([a], [d], factors[0]), ([b], [e], factors[1])])
+        assert weights.moved
+        assert a in weights
+        assert b in weights
+        step = torch.finfo(dtype).eps * 8
+        torch.testing.assert_close(a, before[0] + d / 4, rtol=step, atol=step)
+        torch.testing.assert_close(b, before[1] - 3 * e, rtol=step, atol=step)
+        torch.testing.assert_close(weights.realized(a), a - before[0], rtol=0, atol=0)
+        weights.restore()
+        assert not weights.moved
+        assert a not in weights
+        assert torch.equal(a, before[0])
+        assert torch.equal(b, before[1])
+    assert (a.data_ptr(), b.data_ptr()) == places
+
+
+def test_a_second_move_starts_from_the_weights():
+    w, weights = torch.tensor([1.0, 2.0]), Weights()
+    weights.move([([w], [torch.ones(2)], 0.5)])
+    weights.move([([w], [torch.ones(2)], 2.0)])
+    assert w.tolist() == [3.0, 4.0]
+    weights.restore()
+    assert w.tolist() == [1.0, 2.0]
+    weights.restore()
+    assert w.tolist() == [1.0, 2.0]
+
+
+def test_a_factor_of_zero_on_a_device_moves_nothing_even_along_nan():
+    w, weights = torch.tensor([1.0, 2.0, 3.0]), Weights()
+    bad = torch.tensor([float("nan"), float("inf"), 1.0])
+    weights.move([([w], [bad], torch.tensor(0.0, dtype=torch.float64))])
+    assert w.tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
+@pytest.mark.parametrize(
+    ("size", "factor", "dtype"), [(1e-7, 4e6, torch.float16), (1e-42, 5e38, torch.float32)]
+)
+def test_a_factor_that_the_dtype_cannot_hold(size, factor, dtype, as_tensor):
+    w, d = torch.ones(3, dtype=dtype), torch.tensor([size, -size, 0.0], dtype=dtype)
+    given = torch.tensor(factor, dtype=torch.float64) if as_tensor else factor
+    Weights().move([([w], [d], given)])
+    expected = (1 + factor * d.double()).to(dtype)
+    torch.testing.assert_close(w, expected, rtol=0, atol=2e-3)
+    assert float(w[2]) == 1.0
+
+
+def test_a_sparse_direction():
+    w = torch.zeros(3, 2)
+    d = torch.sparse_coo_tensor([[1, 1]], torch.ones(2, 2), (3, 2), check_invariants=True)
+    Weights().move([([w], [d], 0.5)])
+    assert w.tolist() == [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+def test_nothing_to_move():
+    weights = Weights()
+    weights.move([])
+    assert not weights.moved
+
+
+def test_one_copy_of_the_weights_is_kept_and_given_back(tools):
+    model = tools.net()
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, rho=0.1)
+    for step in range(3):
+        tools.forms["passes"](sam, tools.loss(model, step))
+    held = sam._weights._backup
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    addresses = [t.data_ptr() for t in held.values()]
+    tools.forms["passes"](sam, tools.loss(model, 4))
+    assert [t.data_ptr() for t in held.values()] == addresses
+    sam.release()
+    assert not held
+    tools.forms["passes"](sam, tools.loss(model, 5))
+    assert sam.last.moved
+
+
+class Custom(nn.Module):
+    """A normalization layer of one's own, known by its running statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(2))
+        self.register_buffer("running_var", None)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        if self.training:
+            self.running_mean.lerp_(x.mean(0), 0.1)
+            self.calls.add_(1)
+        return x - self.running_mean
+
+
+class Counter(nn.Module):
+    """Has a buffer, but no running statistics: none of SAM's business."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+
+def test_running_statistics_are_put_back_for_any_layer_that_has_them():
+    model = nn.Sequential(Custom(), nn.BatchNorm1d(2), nn.BatchNorm1d(2).eval(), Counter())
+    buffers = dict(model.named_buffers())
+    before = {name: b.clone() for name, b in buffers.items()}
+    addresses = {name: b.data_ptr() for name, b in buffers.items()}
+
+    def change():
+        model[:3](torch.randn(8, 2) + 3)
+        model[3].calls.add_(1)
+        model[2].running_mean.add_(1)
+
+    with running_statistics(model):
+        change()
+    changed = {n for n, b in model.named_buffers() if not torch.equal(b, before[n])}
+    assert changed == {"2.running_mean", "3.calls"}
+    assert {name: b.data_ptr() for name, b in model.named_buffers()} == addresses
+
+    def raising():
+        with running_statistics(model):
+            change()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        raising()
+    assert torch.equal(model[1].running_mean, before["1.running_mean"])
+    with running_statistics(None):
+        pass
+
+
+def test_the_random_state_is_put_back():
+    torch.manual_seed(3)
+    state = RandomState([torch.zeros(1)])
+    first = torch.rand(5)
+    torch.rand(1000)
+    state.put_back()
+    assert torch.equal(torch.rand(5), first)

@@ -1,0 +1,181 @@
+"""With the stock torch.amp.GradScaler: the scale never shows, an overflow is always heard of."""
+
+import math
+
+import pytest
+import torch
+
+from thalweg import SAM, Method
+
+
+def run(tools, form, scale, power, given, steps=5, **kwargs):
+    """Train in float64, where a power of two as the scale changes no digit."""
+    model = tools.net(dtype=torch.float64)
+    optimizer = tools.optimizers["momentum"](model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10**6)
+    sam = SAM(optimizer, model, 0.1, scaler=scaler if given else None, **kwargs, method=power)
+    lasts = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = tools.loss(model, step)
+        if form == "closure":
+
+            def closure(loss=loss):
+                optimizer.zero_grad()
+                value = loss()
+                scaler.scale(value).backward()
+                return value
+
+            sam.step(closure)
+        else:
+            if form == "passes":
+                for _ in sam.passes():
+                    scaler.scale(loss()).backward()
+            else:
+                scaler.scale(loss()).backward()
+                with sam.perturbed():
+                    scaler.scale(loss()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        lasts.append(sam.last)
+    return model, lasts
+
+
+@pytest.mark.parametrize("form", ["passes", "block"])
+def test_plain_sam_needs_no_scaler_argument(tools, form):
+    one, _ = run(tools, form, 1.0, Method(), given=False)
+    much, _ = run(tools, form, 65536.0, Method(), given=False)
+    for p, q in zip(one.parameters(), much.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("form", ["passes", "block", "closure"])
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_with_the_scaler_every_power_is_free_of_the_scale(tools, form, power):
+    method = tools.method(power)
+    plain = tools.train("passes", "momentum", power=power, steps=5, dtype=torch.float64)
+    one, quiet = run(tools, form, 1.0, method, given=True, telemetry=True)
+    much, loud = run(tools, form, 65536.0, method, given=True, telemetry=True)
+    for p, q, r in zip(one.parameters(), much.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(p, r, rtol=1e-13, atol=1e-14)
+    for a, b in zip(quiet, loud, strict=True):
+        for name in ("grad_norm", "perturbation_norm", "capped", "descent_norm", "cosine"):
+            assert getattr(a, name) == pytest.approx(getattr(b, name), rel=1e-11)
+        assert a.curvature == pytest.approx(b.curvature, rel=1e-9)
+
+
+def test_without_the_scaler_the_scale_does_show_at_power_0(tools):
+    one, _ = run(tools, "passes", 1.0, Method(power=0), given=False)
+    much, _ = run(tools, "passes", 65536.0, Method(power=0), given=False)
+    assert not torch.allclose(one[0].weight, much[0].weight)
+
+
+def test_step_takes_the_scaler_s_step_and_updates_it(tools):
+    model = tools.net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2, growth_factor=2.0)
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, 0.1, scaler=scaler)
+    before = model[0].weight.detach().clone()
+
+    def closure():
+        sam.optimizer.zero_grad()
+        value = tools.loss(model, 0)()
+        scaler.scale(value).backward()
+        return value
+
+    first = tools.loss(model, 0)().item()
+    assert sam.step(closure).item() == first
+    assert not torch.equal(before, model[0].weight)
+    sam.step(closure)
+    assert scaler.get_scale() == 8.0
+
+
+@pytest.mark.parametrize("form", ["passes", "block", "closure"])
+@pytest.mark.parametrize("wrong", [math.inf, math.nan])
+@pytest.mark.parametrize("where", [0, 1])
+def test_an_overflow_in_either_pass_skips_the_step_and_lowers_the_scale(form, wrong, where):
+    w = torch.ones(3, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sam = SAM(optimizer, None, 0.1, scaler=scaler)
+    calls = []
+
+    def backward():
+        factor = wrong if len(calls) == where else 1.0
+        calls.append(1)
+        scaler.scale((factor * w).sum()).backward()
+
+    if form == "closure":
+
+        def closure():
+            optimizer.zero_grad()
+            backward()
+            return 0.0
+
+        sam.step(closure)
+    else:
+        if form == "passes":
+            for _ in sam.passes():
+                backward()
+        else:
+            backward()
+            with sam.perturbed():
+                backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert len(calls) == 2
+    assert w.tolist() == [1.0, 1.0, 1.0]
+    assert scaler.get_scale() == 512.0
+
+
+def test_without_the_scaler_an_overflow_in_the_ascent_is_a_plain_step():
+    w = torch.ones(3, requires_grad=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sam = SAM(torch.optim.SGD([w], lr=0.5), None, 0.1)
+    for here in sam.passes():
+        scaler.scale((w * (math.inf if here.ascent else 1.0)).sum()).backward()
+    scaler.step(sam.optimizer)
+    assert w.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_disabled_scaler_is_as_good_as_none():
+    w = torch.ones(3, requires_grad=True)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    sam = SAM(torch.optim.SGD([w], lr=0.5), None, 0.1, scaler=scaler)
+    for here in sam.passes():
+        scaler.scale((w * (math.nan if here.ascent else 1.0)).sum()).backward()
+    scaler.step(sam.optimizer)
+    assert w.tolist() == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("method", [Method(filter=lambda p: False), Method()])
+def test_an_ascent_without_any_gradient_is_no_overflow(method):
+    w = torch.ones(3, requires_grad=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sam = SAM(torch.optim.SGD([w], lr=0.5), None, 0.1, scaler=scaler, method=method)
+    for here in sam.passes():
+        if not here.ascent:
+            scaler.scale(w.sum()).backward()
+    assert sam.last.grad_norm == 0
+    scaler.step(sam.optimizer)
+    scaler.update()
+    assert w.tolist() == [0.5, 0.5, 0.5]
+    assert scaler.get_scale() == 1024.0
+
+
+def test_gradients_can_be_clipped_after_the_loop(tools):
+    model, plain = tools.net(dtype=torch.float64), tools.net(dtype=torch.float64)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaled = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, 0.1, scaler=scaler)
+    for _ in scaled.passes():
+        scaler.scale(tools.loss(model, 0)()).backward()
+    scaler.unscale_(scaled.optimizer)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+    scaler.step(scaled.optimizer)
+    sam = SAM(torch.optim.SGD(plain.parameters(), lr=0.1), plain, 0.1)
+    for _ in sam.passes():
+        tools.loss(plain, 0)().backward()
+    torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.01)
+    sam.optimizer.step()
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-14, atol=1e-15)
