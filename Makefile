@@ -7,9 +7,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 RESULTS ?= results
 
-# Threads spin a little, then sleep: see cli.py.
 export OMP_WAIT_POLICY := passive
-export GOMP_SPINCOUNT := 10000
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The index of torch is asked for torch alone: everything else comes from the usual place.

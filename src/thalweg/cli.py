@@ -23,10 +23,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command; what the user can mend is told in one sentence, with exit code 2."""
-    # A thread that waits by spinning makes every parallel operation take 8 ms once a neighbour is
-    # busy; one that sleeps at once wakes up too slowly for short ones. Spin a little, then sleep.
+    # One busy neighbour would otherwise slow every parallel operation of torch to 8 ms.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except ThalwegError as error:

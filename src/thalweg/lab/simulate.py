@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import sys
 import time
@@ -172,7 +173,8 @@ def simulate(
         if observe is None:
             observe = {q: Final(q, every=max(steps, 1)) for q in problem.quantities}
         cells = Cells(problem, settings, momentum=beta > 0, ceiling=bound, observe=observe)
-        with _progress(progress, steps) as tell:
+        one = problem.elementwise and _threads_sleep()
+        with _progress(progress, steps) as tell, _threads(1 if one else torch.get_num_threads()):
             _run(cells, step, steps, tell, compile=compile)
         everything = torch.ones_like(cells.index, dtype=torch.bool)
         cells.leave(everything, cells.state, cells.step, diverged=False)
@@ -254,6 +256,23 @@ def has_compiler() -> bool:
 def _column(value: Tensor, like: Tensor) -> Tensor:
     """One number per cell, shaped so that it multiplies every entry of its cell."""
     return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _threads_sleep() -> bool:
+    """Whether torch's threads sleep between operations: waking one outlasts short arithmetic."""
+    passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+    return passive and int(os.environ.get("GOMP_SPINCOUNT", "0")) == 0
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
