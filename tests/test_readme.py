@@ -1,0 +1,58 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import thalweg
+from thalweg import theory
+
+README = Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+def test_first_code_comes_early_and_the_file_is_short():
+    lines = TEXT.splitlines()
+    assert lines.index("```python") < 12
+    assert len(lines) <= 140
+
+
+def test_the_loop_trains_and_is_sam():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    data = [(torch.randn(16, 4), torch.randint(0, 2, (16,))) for _ in range(3)]
+    names = {
+        "torch": torch,
+        "thalweg": thalweg,
+        "model": model,
+        "loader": data,
+        "loss_fn": nn.functional.cross_entropy,
+    }
+    before = [p.detach().clone() for p in model.parameters()]
+    exec(BLOCKS[0], names)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert names["sam"].last.moved
+    assert names["sam"].last.perturbation_norm == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("block", BLOCKS[1:])
+def test_sessions_print_what_they_show(block: str):
+    test = doctest.DocTestParser().get_doctest(block, {}, "README", str(README), 0)
+    assert test.examples
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+
+
+def test_the_edge_that_is_shown():
+    assert f"{theory.edge(0.1, 0.05, 1.0):.6g}" in TEXT
+
+
+def test_links_lead_to_files():
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert (README.parent / target).is_file(), target
