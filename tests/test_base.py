@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import thalweg
-from thalweg import SAM, Method, ThalwegError
+from thalweg import SAM, Method, ThalwegError, base
 
 
 def build(**changes):
@@ -31,6 +32,10 @@ def build(**changes):
         ),
         ({"optimizer": None}, r"optimizer must be a torch\.optim\.Optimizer, got NoneType"),
         ({"optimizer": [torch.ones(1)]}, r"got list: pass the innermost torch optimizer"),
+        (
+            {"optimizer": torch.optim.LBFGS([torch.ones(1, requires_grad=True)])},
+            r"one gradient a step, but LBFGS takes many .* choose another base optimizer",
+        ),
         (
             {"optimizer": torch.optim.Adadelta([torch.ones(1, requires_grad=True)])},
             r"\"rho\".*Adadelta has a rho of its own \(rho=0\.9\): choose another",
@@ -140,9 +145,31 @@ def test_no_warning_where_nothing_is_lost():
         SAM(optimizer, None, rho=0.2)
         groups = [{"params": [w], "rho": 0.1}, {"params": [v], "rho": 0.3}]
         SAM(torch.optim.SGD(groups, lr=0.1), None, rho=0.2)  # set by hand, group by group
+        off = torch.optim.SGD([{"params": [w]}, {"params": [v], "rho": 0.0}], lr=0.1)
+        SAM(off, None, rho=0.2)
+    assert [group["rho"] for group in off.param_groups] == [0.2, 0.0]
 
 
 @pytest.mark.parametrize("rho", [1, np.float32(0.5), np.array(0.5), torch.tensor(0.5)])
 def test_any_single_number_is_a_rho(rho):
     sam = build(rho=rho)
     assert sam.optimizer.param_groups[0]["rho"] == float(rho)
+
+
+def test_the_guard_on_the_step_does_not_keep_its_owner_alive():
+    class Owner:
+        pass
+
+    owner, called = Owner(), []
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+    handle = base.on_step(optimizer, owner, called.append)
+    optimizer.step()
+    assert called == [owner]
+    called.clear()
+    gone = weakref.ref(owner)
+    del owner
+    assert gone() is None
+    optimizer.step()
+    assert called == []
+    handle.remove()
+    assert not optimizer._optimizer_step_pre_hooks

@@ -81,3 +81,15 @@ def test_everywhere_takes_bools_and_arrays():
             ThalwegError, match=r"x must be right \(everywhere, and not NaN\), got 1"
         ):
             everywhere("x", 1, condition, "right")
+
+
+@pytest.mark.parametrize("value", [10**400, [1], None, torch.tensor([1.0, 2.0])])
+def test_what_is_no_number_is_told_of(value):
+    with pytest.raises(ThalwegError, match=r"rho must be a finite number, got"):
+        number("rho", value)
+
+
+@pytest.mark.parametrize("value", [1.0, True, "3", None, torch.tensor(1.5), np.array([1, 2])])
+def test_what_is_no_whole_number_is_told_of(value):
+    with pytest.raises(ThalwegError, match=r"steps must be a whole number >= 0, got"):
+        whole("steps", value)

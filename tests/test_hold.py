@@ -155,3 +155,11 @@ def test_the_random_state_is_put_back():
     torch.rand(1000)
     state.put_back()
     assert torch.equal(torch.rand(5), first)
+
+
+def test_giving_the_backup_back_puts_the_weights_back_first():
+    w, weights = torch.tensor([1.0, 2.0]), Weights()
+    weights.move([([w], [torch.ones(2)], 0.5)])
+    weights.release()
+    assert w.tolist() == [1.0, 2.0]
+    assert not weights.moved

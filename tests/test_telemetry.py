@@ -117,3 +117,16 @@ def test_a_plain_step_tells_that_nothing_moved(tools):
     assert not sam.last.moved
     assert math.isnan(sam.last.grad_norm)
     assert repr(sam.last) == repr(Last())
+
+
+def test_the_curvature_is_along_epsilon_where_a_group_is_off():
+    a, b = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (2.0, 3.0))
+    groups = [{"params": [a]}, {"params": [b], "rho": 0.0}]
+    sam = SAM(torch.optim.SGD(groups, lr=0.0), None, 0.1, telemetry=True)
+    for _ in sam.passes():
+        (5 * a * a / 2 + 7 * b * b / 2).backward()
+    g, h = (torch.tensor([x, 21.0], dtype=torch.float64) for x in (10.0, 10.5))
+    assert sam.last.grad_norm == pytest.approx(10.0)  # over the perturbed ones
+    assert sam.last.descent_norm == pytest.approx(float(h.norm()))
+    assert sam.last.cosine == pytest.approx(float(g @ h / (g.norm() * h.norm())))
+    assert sam.last.curvature == pytest.approx(5.0)

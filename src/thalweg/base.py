@@ -42,6 +42,11 @@ def check(optimizer: object, model: object, method: object, scaler: object) -> N
             f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}: pass the "
             "innermost torch optimizer"
         )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ThalwegError(
+            "optimizer must take one gradient a step, but LBFGS takes many in a search of its own: "
+            "choose another base optimizer"
+        )
     if "rho" in optimizer.defaults:
         raise ThalwegError(
             f'optimizer must leave the key "rho" of its param groups to SAM, but '
@@ -70,14 +75,14 @@ def check(optimizer: object, model: object, method: object, scaler: object) -> N
 
 
 def warn_of_left_over(optimizer: torch.optim.Optimizer, rho: float) -> None:
-    """Warn where the groups hold another common rho, left by a checkpoint or an earlier SAM.
+    """Warn where all groups hold another common rho, left by a checkpoint or an earlier SAM.
 
     Args:
         optimizer: The base optimizer.
         rho: The radius asked for now.
     """
-    held = {group["rho"] for group in optimizer.param_groups if "rho" in group}
-    if len(held) == 1 and rho not in held:
+    held = {group.get("rho") for group in optimizer.param_groups}
+    if len(held) == 1 and not held <= {rho, None}:
         warnings.warn(
             f"the optimizer's param groups already hold rho={held.pop()}, which is used; the "
             f'rho={rho} given now is not: set group["rho"] to change it',

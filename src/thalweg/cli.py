@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -144,8 +145,15 @@ def edge(
     number("--rho", rho, at_least=0)
     number("--grad-norm", grad_norm, above=0)
     number("--power", power, at_least=0)
-    found = theory.edge(lr, rho, grad_norm, power)
-    plain = theory.edge(lr)
+    try:
+        found, plain = theory.edge(lr, rho, grad_norm, power), theory.edge(lr)
+    except OverflowError:
+        found = plain = math.inf
+    if not (found > 0 and plain < math.inf):
+        raise ThalwegError(
+            f"the edge at --lr {lr:g} --rho {rho:g} --grad-norm {grad_norm:g} --power {power:g} "
+            "must be a number that a computer can hold: take less extreme ones"
+        )
     if json_:
         numbers = {"lr": lr, "rho": rho, "grad_norm": grad_norm, "power": power}
         typer.echo(json.dumps({**numbers, "edge": found, "gradient_descent_edge": plain}))

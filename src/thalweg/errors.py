@@ -7,6 +7,7 @@ what came instead, and what to do.
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 
@@ -56,7 +57,7 @@ def number(
     is_text = isinstance(value, (str, bytes, bool))
     try:
         result = math.nan if is_text else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         result = math.nan
     if (
         math.isnan(result)
@@ -87,10 +88,13 @@ def whole(name: str, value: object, *, at_least: int = 0) -> int:
         >>> whole("steps", 10, at_least=1)
         10
     """
-    index: Any = getattr(value, "__index__", None)
-    if index is None or isinstance(value, bool) or index() < at_least:
+    try:
+        index = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        index = -1
+    if index < at_least:
         raise ThalwegError(f"{name} must be a whole number >= {at_least}, got {value!r}")
-    return int(index())
+    return index
 
 
 def quantity(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,22 +16,7 @@ from torch import nn
 from thalweg import base, gradients, hold
 from thalweg.ascent import Always, Constant, Method, SAMGradient
 from thalweg.errors import ThalwegError, number
-from thalweg.telemetry import Last, measured
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """Where a loop over :meth:`SAM.passes` stands.
-
-    Attributes:
-        index: 0 for the first pass.
-        ascent: Whether this pass takes the ascent gradient, at w.
-        last: Whether this pass takes the gradient that the base optimizer gets.
-    """
-
-    index: int
-    ascent: bool
-    last: bool
+from thalweg.telemetry import Last, Pass, measured
 
 
 class SAM:
@@ -121,7 +105,8 @@ class SAM:
         A whole loop acts like one ``backward()``: it adds the method's gradient to whatever
         ``.grad`` held on entry. Every pass sees the same random numbers, and normalization layers
         advance once. Micro-batches inside the loop accumulate one SAM gradient; the loop inside a
-        loop over micro-batches makes each its own ascent (m-SAM).
+        loop over micro-batches makes each its own ascent (m-SAM). Call ``zero_grad()`` outside the
+        loop, or in every pass of it.
 
         Leaving the loop early, by an exception, ``break`` or ``return``, puts the weights back,
         and normalization layers and random state to where the first pass left them; ``.grad``
@@ -136,9 +121,8 @@ class SAM:
                 another loop came while this one was open.
         """
         self._close()
-        radii: base.Radii = []
-        if self.method.gate(self._step):
-            radii = base.radii(self.optimizer, self.rho, self.method, self._step)
+        perturb = self.method.gate(self._step)
+        radii = base.radii(self.optimizer, self.rho, self.method, self._step) if perturb else []
         if not radii:
             self.last = Last()
             yield Pass(0, ascent=False, last=True)

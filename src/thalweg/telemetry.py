@@ -1,4 +1,4 @@
-"""What a perturbation did, in numbers: the record that ``sam.last`` holds."""
+"""The records that SAM hands out: where a loop stands, and what a perturbation did."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ from thalweg import parameters
 from thalweg.ascent import Perturbation
 from thalweg.gradients import Both
 from thalweg.hold import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Where a loop over :meth:`SAM.passes` stands.
+
+    Attributes:
+        index: 0 for the first pass.
+        ascent: Whether this pass takes the ascent gradient, at w.
+        last: Whether this pass takes the gradient that the base optimizer gets.
+    """
+
+    index: int
+    ascent: bool
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,3 +199,10 @@ def test_compiled_it_is_the_same_up_to_rounding():
 def test_bad_arguments(changes, message):
     with pytest.raises(ThalwegError, match=message):
         simulate(NEURON, **({"eta": 0.1, "rho": 0.1, "steps": 3} | changes))
+
+
+def test_a_grid_of_networks_may_diverge_as_a_whole():
+    run = simulate(Digits(n_train=100, width=4), eta=1e10, seed=[0, 1], steps=150)
+    assert run.diverged.all()
+    assert (run.steps_run < 150).all()
+    assert all(np.isfinite(value).all() for value in run.final.values())

@@ -125,8 +125,9 @@ def simulate(
             quantity of the problem if ``None``.
         device: Where; the CPU if ``None``.
         compile: Whether one step is compiled; where it pays and there is a compiler if ``None``.
-        ceiling: A cell diverges when a parameter exceeds this in size, or is NaN. The fourth root
-            of the largest number if ``None``, so that squares of squares are finite.
+        ceiling: A cell has diverged when a parameter exceeds this in size, or is NaN, at a look
+            that is taken at least every 100 steps. The fourth root of the largest number if
+            ``None``, so that squares of squares are finite.
         progress: Label of the progress bar, which a terminal shows after two seconds.
 
     Returns:
@@ -224,7 +225,8 @@ def _run(
             cells.leave(rest, pick(after, rest), cells.step, diverged=False)
         if bool((left | rest).any()):
             cells.drop(left | rest)
-            stream = cells.problem.stream(cells.settings.seeds)
+            if stream and len(cells.index):
+                stream = cells.problem.stream(cells.settings.seeds)
         cells.look()
         tell(cells.step)
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -90,8 +91,13 @@ def study(
         begin(claim)
         record = _measured(claim, settings, mark, quick=quick)
         folder.write(record)
-        durations = {**folder.manifest.get("seconds", {}), claim.name: round(record.seconds, 2)}
-        folder.write_manifest(seconds=durations)
+        for entry, value in (
+            ("seconds", round(record.seconds, 2)),
+            ("seeds", list(record.seeds)),
+            ("dtype", record.dtype),
+        ):
+            folder.manifest[entry] = {**folder.manifest.get(entry, {}), claim.name: value}
+        folder.write_manifest()
         yield record, False
 
 
@@ -191,4 +197,7 @@ def _path(module: str) -> Path | None:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # a name inside a module, not a module
         return None
+    except ValueError:  # a script that is run, or a cell of a notebook, has no spec
+        file = getattr(sys.modules.get(module), "__file__", None)
+        return Path(file) if file else None
     return Path(found.origin) if found and found.origin else None

@@ -14,6 +14,8 @@ from thalweg.results.record import ClaimRecord
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+#: What the manifest's own entries must be, where they are there.
+_ENTRIES: dict[str, type] = {"quick": bool, "order": list, "seconds": dict}
 
 
 class ResultsFolder:
@@ -50,21 +52,39 @@ class ResultsFolder:
                 damaged.
         """
         path = Path(path)
-        if not path.is_dir():
+        try:
+            is_folder, is_ours = path.is_dir(), (path / MANIFEST).is_file()
+        except OSError as cause:
+            raise ThalwegError(
+                f"results folder {path} cannot be read ({cause.strerror}): name another folder"
+            ) from None
+        if not is_folder:
             raise ThalwegError(
                 f"results folder {path}: no such folder; run `thalweg study --out {path}` first"
             )
-        if not (path / MANIFEST).is_file():
+        if not is_ours:
             raise ThalwegError(
                 f"results folder {path} has no {MANIFEST}: name a folder that `thalweg study` wrote"
             )
-        manifest = _read(path / MANIFEST)
+        try:
+            manifest = _read(path / MANIFEST)
+        except ThalwegError as cause:
+            raise ThalwegError(
+                f"results folder {path} cannot be used ({cause}): move it away or choose another "
+                "--out"
+            ) from None
         found = manifest.get("format") if isinstance(manifest, dict) else None
         if found != FORMAT:
             raise ThalwegError(
                 f"results folder {path} must be of format {FORMAT}, got {found!r}: it was written "
                 "by another version of thalweg; keep it and choose another --out"
             )
+        for entry, kind in _ENTRIES.items():
+            if not isinstance(manifest.get(entry, kind()), kind):
+                raise ThalwegError(
+                    f"{path / MANIFEST} must have a {kind.__name__} under {entry!r}, got "
+                    f"{manifest[entry]!r}: move the folder away or choose another --out"
+                )
         return cls(path, manifest)
 
     @classmethod
@@ -90,10 +110,11 @@ class ResultsFolder:
             raise ThalwegError(
                 f"results folder {path} cannot be written ({cause.strerror}): choose another --out"
             ) from None
-        if not any(path.iterdir()):
+        # A run killed while it wrote its first file leaves a part of it, which is nobody's.
+        if all(_is_part(file) for file in path.iterdir()):
             return cls(path, {"format": FORMAT, "quick": quick})
         folder = cls.open(path)
-        if folder.manifest.get("quick") != quick:
+        if bool(folder.manifest.get("quick")) != quick:
             there, here = ("quick", "full") if folder.manifest.get("quick") else ("full", "quick")
             raise ThalwegError(
                 f"results folder {path} holds a {there} study and this is a {here} one: "
@@ -104,7 +125,11 @@ class ResultsFolder:
     def names(self) -> list[str]:
         """Return the names of the claims on file, in the order of the study, others behind them."""
         order = {name: i for i, name in enumerate(self.manifest.get("order", []))}
-        found = [file.stem for file in self.path.glob("*.json") if file.name != MANIFEST]
+        found = [
+            file.stem
+            for file in self.path.glob("*.json")
+            if file.name != MANIFEST and not file.name.startswith(".")
+        ]
         return sorted(found, key=lambda name: (order.get(name, len(order)), name))
 
     def read(self, name: str) -> ClaimRecord:
@@ -133,6 +158,9 @@ class ResultsFolder:
 
         Args:
             record: The record.
+
+        Raises:
+            ThalwegError: If the file cannot be written; what was on file is still there.
         """
         _write(self.path / f"{record.name}.json", record.to_json())
 
@@ -141,6 +169,9 @@ class ResultsFolder:
 
         Args:
             **entries: What to add.
+
+        Raises:
+            ThalwegError: If the file cannot be written; what was on file is still there.
         """
         self.manifest.update(entries)
         _write(self.path / MANIFEST, self.manifest)
@@ -155,6 +186,10 @@ def _read(file: Path) -> Any:
         raise ThalwegError(f"{file} cannot be read ({cause.strerror})") from None
     except ValueError:  # includes what is not UTF-8 and what is not JSON
         raise ThalwegError(f"{file} is cut off or is not JSON") from None
+
+
+def _is_part(file: Path) -> bool:
+    return file.name.startswith(".") and file.suffix == ".part"
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -179,4 +214,11 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def _write(file: Path, data: Any) -> None:
-    write_whole(file, json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n")
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n"
+    try:
+        write_whole(file, text)
+    except OSError as cause:
+        raise ThalwegError(
+            f"results file {file} cannot be written ({cause.strerror}): make room for it and run "
+            "the same command again; it goes on from what is on file"
+        ) from None

@@ -216,6 +216,9 @@ class ClaimRecord:
         """
         try:
             fields = dict(data)
+            for name, kind in _KINDS.items():
+                if not isinstance(fields[name], kind):
+                    raise TypeError(f"{name} is {fields[name]!r}")
             fields["checks"] = [Check(**check) for check in fields["checks"]]
             fields["charts"] = [_chart(chart) for chart in fields["charts"]]
             record = cls(**fields)
@@ -228,6 +231,12 @@ class ClaimRecord:
         return record
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "settings": dict,
+    "seeds": list,
+    "runs": int,
+    "seconds": (int, float),
+}
 _LAYERS: dict[str, type[Line] | type[Heat] | type[Contours]] = {
     "line": Line,
     "heat": Heat,

@@ -1,0 +1,283 @@
+"""The command: what it prints, how it exits, and that no bad input ends in a traceback."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+
+from thalweg import __version__, cli, theory
+from thalweg.lab import study
+from thalweg.lab.claims import CLAIMS, Claim, Evidence
+from thalweg.results import Check, ResultsFolder
+
+CALLS = []
+
+
+def measure(settings):
+    CALLS.append(settings["name"])
+    if settings["holds"] == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does
+    return Evidence([Check("a", "1", "1", "0", settings["holds"])], [], 1, [0], "float64")
+
+
+def tiny(name, expected="holds", holds=True, **more):
+    settings = {"name": name, "holds": holds}
+    return Claim(name, f"Title {name}", "s", "here", expected, "b", measure, settings, **more)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder; return the exit code, what it said, what it cried."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, os.environ.get(name, "passive"))
+    monkeypatch.setenv("COLUMNS", "200")
+    CALLS.clear()
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["thalweg", *words])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        said = capsys.readouterr()
+        return types.SimpleNamespace(code=exit_.value.code or 0, out=said.out, err=said.err)
+
+    yield run
+    torch.set_flush_denormal(False)  # which the command sets for its own process
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    """Put other claims in place of the study's."""
+
+    def put(*claims):
+        monkeypatch.setattr(study, "CLAIMS", claims)
+        monkeypatch.setattr(study.choose, "__defaults__", (claims,))
+
+    put(tiny("one"), tiny("two", "open", None))
+    return put
+
+
+def test_version(command):
+    found = command("--version")
+    assert (found.code, found.out) == (0, f"thalweg {__version__}\n")
+
+
+def test_list(command, tmp_path):
+    found = command("study", "--list")
+    assert found.code == 0
+    assert [line.split(maxsplit=1) for line in found.out.splitlines()] == [
+        [claim.name, claim.title] for claim in CLAIMS
+    ]
+    listed = json.loads(command("study", "--list", "--json", "--only", "drift,stability").out)
+    assert listed == {claim.name: claim.title for claim in CLAIMS[:2]}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("rho", [0.0, 0.05])
+def test_edge(command, rho, power):
+    words = ("--lr", "0.1", "--rho", str(rho), "--grad-norm", "0.3", "--power", str(power))
+    found = json.loads(command("edge", *words, "--json").out)
+    expected = theory.edge(0.1, rho, 0.3, power)
+    assert found == {
+        "lr": 0.1,
+        "rho": rho,
+        "grad_norm": 0.3,
+        "power": power,
+        "edge": expected,
+        "gradient_descent_edge": theory.edge(0.1),
+    }
+    text = command("edge", *words)
+    assert (text.code, text.err) == (0, "")
+    first, meaning = text.out.splitlines()
+    assert first == f"{expected:.6g}"
+    parts = (f"bears {theory.edge(0.1):.6g}", f"At p = {power:g}") if rho else ("gradient descent",)
+    assert all(part in meaning for part in parts)
+    assert ("diverges" in meaning) is (rho > 0 and power == 0)
+
+
+def test_edge_is_that_of_sam_at_a_gradient_of_norm_1_unless_told_otherwise(command):
+    assert command("edge", "--lr", ".1", "--rho", ".05").out.startswith("12.3607\n")
+
+
+BAD = {
+    "text for a number": ("edge --lr abc --rho 0.1", "'--lr'.*number"),
+    "NaN": ("edge --lr nan --rho 0.1", "--lr must be a finite number > 0, got nan"),
+    "infinity": ("edge --lr 0.1 --rho inf", "--rho must be a finite number >= 0, got inf"),
+    "no step": ("edge --lr 0 --rho 0.1", "--lr must be a finite number > 0, got 0.0"),
+    "negative rho": ("edge --lr 0.1 --rho -1", "--rho must be a finite number >= 0, got -1.0"),
+    "negative rho, =": ("edge --lr .1 --rho=-1", "--rho must be a finite number >= 0, got -1.0"),
+    "no gradient": ("edge --lr 1 --rho 1 --grad-norm 0", "--grad-norm must be a finite number > 0"),
+    "negative power": ("edge --lr 1 --rho 1 --power -1", "--power must be a finite number >= 0"),
+    "too large": ("edge --lr 1 --rho 1 --grad-norm 1e-200 --power 9 --json", "less extreme"),
+    "too small": ("edge --lr 1e-308 --rho 1e-308 --json", "less extreme"),
+    "too far": ("edge --lr 1e-200 --rho 1e300", "less extreme"),
+    "no rho": ("edge --lr 0.1", "'--rho'"),
+    "unknown verb": ("measure", "'measure'"),
+    "unknown option": ("study --fast", "--fast"),
+    "unknown claim": ("study --only nope", "claim must be one of one, two, got 'nope'"),
+    "empty claim": ("study --only one,", "claim must be one of one, two, got ''"),
+    "report of nothing": ("report", "DIR"),
+    "missing folder": ("report nowhere", "no such folder; run `thalweg study --out nowhere`"),
+    "name too long": ("report " + "n" * 300, "cannot be read .*: name another folder"),
+    "a file": ("report file", "file: no such folder"),
+    "alien folder": ("report alien", "has no manifest.json"),
+    "out is a file": ("study --out file", "file cannot be written .*: choose another --out"),
+    "out below a file": ("study --out file/a", "cannot be written .*: choose another --out"),
+    "out is alien": ("study --out alien", "has no manifest.json"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_told_in_a_sentence(command, claims, tmp_path, kind):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "alien").mkdir()
+    (tmp_path / "alien" / "notes").write_text("mine")
+    words, told = BAD[kind]
+    found = command(*words.split())
+    assert found.code == 2
+    # Boxes and colours are drawn around what the parser itself refuses.
+    assert re.search(told, re.sub(r"\x1b\[[0-9;]*m", "", found.err))
+    assert "Traceback" not in found.err
+    assert found.out == ""
+    assert CALLS == []
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["alien", "file", "notes"]
+
+
+def test_study_and_report(command, claims, tmp_path):
+    found = command("study")
+    assert found.code == 0
+    assert CALLS == ["one", "two"]
+    assert [line for line in found.err.splitlines() if line.startswith("measuring")] == [
+        "measuring one: Title one",
+        "measuring two: Title two",
+    ]
+    page = tmp_path / "results" / "report.html"
+    assert "Title two" in found.out
+    assert f"The page: {page}" in found.out.replace("\n", " ")
+    before = page.read_bytes()
+    page.unlink()
+    again = command("report", "results")
+    assert (again.code, again.out) == (0, "results/report.html\n")
+    assert page.read_bytes() == before
+    assert ResultsFolder.open("results").manifest["command"] == "thalweg study"
+
+
+def test_study_as_json_measured_and_kept(command, claims):
+    first, second = (json.loads(command("study", "--json").out) for _ in range(2))
+    assert CALLS == ["one", "two"]
+    for found, kept in ((first, False), (second, True)):
+        assert found["differing"] == []
+        assert found["page"] == "results/report.html"
+        rows = [(r["claim"], r["verdict"], r["on_record"], r["from_file"]) for r in found["claims"]]
+        assert rows == [("one", "holds", "holds", kept), ("two", "open", "open", kept)]
+    assert json.loads(command("study", "--json", "--fresh").out)["claims"][0]["from_file"] is False
+
+
+@pytest.mark.parametrize(
+    ("expected", "holds", "code"),
+    [
+        ("holds", True, 0),
+        ("holds", False, 1),
+        ("holds", None, 1),
+        ("does not hold", False, 0),
+        ("does not hold", True, 1),  # good news is an alarm, too
+        ("open", None, 0),
+        ("open", True, 1),
+    ],
+)
+def test_exit_code(command, claims, tmp_path, expected, holds, code):
+    claims(tiny("sure"), tiny("other", expected, holds))
+    for _ in range(2):  # measured, then kept
+        found = command("study")
+        assert found.code == code
+        assert ("Differs from the record: other." in found.out) is bool(code)
+        assert (tmp_path / "results" / "report.html").exists()
+    found = command("study", "--json")
+    assert found.code == code
+    assert json.loads(found.out)["differing"] == ["other"] * code
+    assert command("study", "--only", "sure").code == 0
+
+
+def test_a_quick_study_has_its_own_record(command, claims):
+    claims(tiny("one", quick={"holds": None}, quick_expected="open"))
+    assert command("study", "--quick").code == 0
+    assert command("study").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--only", "three,one"], ["--only", "three", "--only", "one"], ["--only", " one , three"]],
+)
+def test_only(command, claims, tmp_path, words):
+    claims(tiny("one"), tiny("two"), tiny("three"))
+    assert command("study", *words).code == 0
+    assert CALLS == ["one", "three"]  # in the study's order
+    assert ResultsFolder.open("results").names() == ["one", "three"]
+
+
+def test_where_results_go(command, claims, tmp_path):
+    for words in ([], ["--quick"], ["--out", "here/there"], ["--quick", "--out", "quick"]):
+        assert command("study", *words).code == 0
+    made = {file.parent.relative_to(tmp_path) for file in tmp_path.rglob("manifest.json")}
+    assert {str(path) for path in made} == {"results", "results-quick", "here/there", "quick"}
+    found = command("study", "--quick", "--out", "results")
+    assert found.code == 2
+    assert "holds a full study and this is a quick one: choose another --out" in found.err
+
+
+def test_a_broken_off_study_says_so_and_goes_on(command, claims):
+    claims(tiny("one"), tiny("two", holds="interrupt"))
+    found = command("study")
+    assert found.code == 130
+    assert "broken off; one on file in results. The same command goes on from there." in found.err
+    assert "Traceback" not in found.err
+    claims(tiny("one"), tiny("two"))
+    rows = json.loads(command("study", "--json").out)["claims"]
+    assert [row["from_file"] for row in rows] == [True, False]
+
+
+def test_broken_off_before_anything_was_finished(command, claims):
+    claims(tiny("one", holds="interrupt"))
+    found = command("study")
+    assert found.code == 130
+    assert "no claim on file" in found.err
+
+
+@pytest.mark.parametrize("text", ['{"name": "one"', "[]", "null", '{"runs": "many"}'])
+def test_a_damaged_claim_is_told_of(command, claims, tmp_path, text):
+    command("study")
+    (tmp_path / "results" / "one.json").write_text(text)
+    for words in (["report", "results"], ["study"]):
+        found = command(*words)
+        assert found.code == 2
+        assert "measure it again with `thalweg study --only one --fresh --out results`" in found.err
+    assert command("study", "--only", "one", "--fresh").code == 0
+    assert command("study").code == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["edge", "--lr", ".1", "--rho", ".05"]])
+def test_what_needs_no_torch_does_not_wait_for_it(words):
+    code = """
+import sys
+from thalweg.cli import main
+try:
+    main()
+finally:
+    print(sorted({"torch", "numpy", "sklearn", "plotly"} & set(sys.modules)))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True
+    ) as process:
+        out = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert out.splitlines()[-1] == "[]"
+    assert used.ru_utime + used.ru_stime < 0.5
