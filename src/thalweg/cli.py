@@ -109,7 +109,7 @@ def study(
             f"\nthalweg: broken off; {done} on file in {folder.path}. The same command goes on "
             "from there.\n"
         )
-        raise
+        raise typer.Exit(130) from None
     page = write_report(folder.path)
     differing = [row["claim"] for row in rows if not row["as_recorded"]]
     if json_:

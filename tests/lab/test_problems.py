@@ -130,3 +130,9 @@ def test_quadratic():
 def test_bad_input(make, told):
     with pytest.raises(ThalwegError, match=told):
         make()
+
+
+@pytest.mark.parametrize("start", [1.0, (1.0,), (1.0, 2.0, 3.0), None])
+def test_a_neuron_starts_at_a_pair(start):
+    with pytest.raises(ThalwegError, match=r"start must be a pair of numbers \(x, y\), got"):
+        SingleNeuron("log_cosh", start=start)

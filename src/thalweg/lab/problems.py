@@ -143,7 +143,11 @@ class SingleNeuron(Problem):
         if loss not in ("log_cosh", "sqrt"):
             raise ThalwegError(f'loss must be "log_cosh" or "sqrt", got {loss!r}')
         self.link = loss
-        self.x0, self.y0 = (number("start", value) for value in start)
+        try:
+            x0, y0 = start
+        except (TypeError, ValueError):
+            raise ThalwegError(f"start must be a pair of numbers (x, y), got {start!r}") from None
+        self.x0, self.y0 = number("start", x0), number("start", y0)
         self.loss_scale = number("loss_scale", loss_scale, above=0)
 
     def start(self, seeds: Tensor) -> Params:

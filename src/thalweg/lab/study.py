@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thalweg import __version__
+import thalweg
 from thalweg.errors import ThalwegError
 from thalweg.lab.claims import CLAIMS, Claim
 from thalweg.results import ClaimRecord, ResultsFolder
@@ -77,9 +77,9 @@ def study(
     Raises:
         ThalwegError: If a file in the folder is damaged and ``fresh`` is not set.
     """
-    on_file = set(folder.names())
     # Damaged files are told of before hours are spent, not after.
-    found = {c.name: folder.read(c.name) for c in claims if c.name in on_file and not fresh}
+    again = {claim.name for claim in claims} if fresh else set()
+    found = {name: folder.read(name) for name in folder.names() if name not in again}
     folder.write_manifest(**_versions(), command=command, quick=quick, order=_order(claims))
     for claim in claims:
         settings = claim.settings_for(quick=quick)
@@ -132,7 +132,7 @@ def _order(claims: Sequence[Claim]) -> list[str]:
 
 def _versions() -> dict[str, str]:
     return {
-        "thalweg": __version__,
+        "thalweg": thalweg.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -182,6 +182,7 @@ def _imports(module: str) -> tuple[str, ...]:
             names.append(node.module)
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     # The root resolves its names lazily: whoever imports from it imports the module that is named.
+    names = [thalweg._HOMES.get(n.removeprefix("thalweg."), n) for n in names]
     return tuple(n for n in names if n.startswith("thalweg.") and _path(n) is not None)
 
 
