@@ -32,6 +32,7 @@ class Weights:
     def __init__(self) -> None:
         self._backup: dict[Tensor, Tensor] = {}
         self._moved: list[Tensor] = []
+        self._copies: list[Tensor] = []
 
     @property
     def moved(self) -> bool:
@@ -53,10 +54,8 @@ class Weights:
         parameters = [p for group, _, _ in moves for p in group]
         if not parameters:
             return
-        for p in parameters:
-            if not _alike(p, self._backup.get(p)):
-                self._backup[p] = torch.empty_like(p)
-        torch._foreach_copy_([self._backup[p] for p in parameters], parameters)
+        self._copies = self._buffers(parameters)
+        torch._foreach_copy_(self._copies, parameters)
         self._moved = parameters
         for group, direction, factor in moves:
             if isinstance(factor, Tensor):
@@ -70,7 +69,7 @@ class Weights:
     def restore(self) -> None:
         """Put every moved weight back, bit for bit. Does nothing where none is moved."""
         if self._moved:
-            torch._foreach_copy_(self._moved, [self._backup[p] for p in self._moved])
+            torch._foreach_copy_(self._moved, self._copies)
             self._moved = []
 
     def __contains__(self, parameter: Tensor) -> bool:
@@ -85,13 +84,27 @@ class Weights:
         """Give the backup buffers back, after putting the weights back."""
         self.restore()
         self._backup.clear()
+        self._copies = []
+
+    def _buffers(self, parameters: list[Tensor]) -> list[Tensor]:
+        """Room for a copy of each parameter, kept from step to step."""
+        found = [self._backup.get(p) for p in parameters]
+        return [
+            b if b is not None and _alike(p, b) else self._new(p)
+            for p, b in zip(parameters, found, strict=True)
+        ]
+
+    def _new(self, parameter: Tensor) -> Tensor:
+        self._backup[parameter] = torch.empty_like(parameter)
+        return self._backup[parameter]
 
 
-def _alike(parameter: Tensor, backup: Tensor | None) -> bool:
+def _alike(parameter: Tensor, backup: Tensor) -> bool:
     """Whether a backup fits; a parameter can be given another dtype or device between steps."""
-    return backup is not None and (
-        (parameter.shape, parameter.dtype, parameter.device)
-        == (backup.shape, backup.dtype, backup.device)
+    return (
+        parameter.dtype is backup.dtype
+        and parameter.is_same_size(backup)
+        and parameter.device == backup.device
     )
 
 
@@ -114,14 +127,14 @@ def running_statistics(model: nn.Module | None) -> Iterator[None]:
     Args:
         model: Whose layers; ``None`` for none.
     """
-    layers = model.modules() if model is not None else ()
-    buffers = [
-        buffer
-        for layer in layers
-        if layer.training and not _RUNNING.isdisjoint(layer._buffers)
-        for buffer in layer._buffers.values()
-        if buffer is not None
-    ]
+    buffers = []
+    waiting = [model]  # faster than model.modules(), which makes a name for every layer
+    while waiting:
+        layer = waiting.pop()
+        if layer is not None:
+            waiting += layer._modules.values()
+            if layer.training and not _RUNNING.isdisjoint(layer._buffers):
+                buffers += [buffer for buffer in layer._buffers.values() if buffer is not None]
     saved = [buffer.clone() for buffer in buffers]
     try:
         yield

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import thalweg
+from thalweg import __version__
 from thalweg.errors import ThalwegError
 from thalweg.lab.claims import CLAIMS, Claim
 from thalweg.results import ClaimRecord, ResultsFolder
@@ -132,7 +132,7 @@ def _order(claims: Sequence[Claim]) -> list[str]:
 
 def _versions() -> dict[str, str]:
     return {
-        "thalweg": thalweg.__version__,
+        "thalweg": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -182,7 +182,8 @@ def _imports(module: str) -> tuple[str, ...]:
             names.append(node.module)
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     # The root resolves its names lazily: whoever imports from it imports the module that is named.
-    names = [thalweg._HOMES.get(n.removeprefix("thalweg."), n) for n in names]
+    homes = sys.modules["thalweg"]._HOMES
+    names = [homes.get(n.removeprefix("thalweg."), n) for n in names]
     return tuple(n for n in names if n.startswith("thalweg.") and _path(n) is not None)
 
 
