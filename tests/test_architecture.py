@@ -11,7 +11,7 @@ import pytest
 import thalweg
 
 SOURCE = Path(thalweg.__file__).parent
-LIMIT = 315
+LIMIT = 305
 
 LOW = {"errors", "parameters", "theory", "results"}
 CORE = {"errors", "parameters", "ascent", "hold"}

@@ -14,7 +14,7 @@ TRUE_PERTURBATION = Method.perturbation
 
 
 def no_rho(patch):
-    patch.setattr(base, "radii", lambda *args: [])
+    patch.setattr(base, "rhos", lambda *args: [])
 
 
 def other_sign(patch):

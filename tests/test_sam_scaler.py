@@ -148,6 +148,7 @@ def test_a_disabled_scaler_is_as_good_as_none():
     assert w.tolist() == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.filterwarnings("ignore:no parameter of the optimizer got a gradient")
 @pytest.mark.parametrize("method", [Method(filter=lambda p: False), Method()])
 def test_an_ascent_without_any_gradient_is_no_overflow(method):
     w = torch.ones(3, requires_grad=True)

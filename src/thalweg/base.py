@@ -16,11 +16,11 @@ from thalweg.ascent import Method
 from thalweg.errors import ThalwegError, number
 from thalweg.telemetry import Last, told
 
-#: Radius and chosen parameters of every param group that is perturbed.
-Radii = list[tuple[float, list[Tensor]]]
+#: Rho and chosen parameters of every param group that is perturbed.
+Rhos = list[tuple[float, list[Tensor]]]
 
 
-def check(optimizer: object, model: object, method: object, scaler: object) -> None:
+def check(optimizer: object, model: object, method: object, scaler: object, power: object) -> None:
     """Raise unless the arguments of SAM are of the right kinds.
 
     Args:
@@ -28,6 +28,7 @@ def check(optimizer: object, model: object, method: object, scaler: object) -> N
         model: Must be a module or ``None``.
         method: Must be a Method or ``None``.
         scaler: Must be a gradient scaler or ``None``.
+        power: Must be ``None`` if there is a method.
 
     Raises:
         ThalwegError: If one is not.
@@ -62,6 +63,11 @@ def check(optimizer: object, model: object, method: object, scaler: object) -> N
         raise ThalwegError(
             f"method must be a thalweg.Method, got {method!r}: write method=Method(power=...)"
         )
+    if method is not None and power is not None:
+        raise ThalwegError(
+            f"power and method must not both be given, got power={power!r} and {method!r}: "
+            "write method=Method(power=..., ...)"
+        )
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise ThalwegError(
             f"scaler must be a torch.amp.GradScaler or None, got {type(scaler).__name__}"
@@ -95,8 +101,8 @@ def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def radii(optimizer: torch.optim.Optimizer, default: float, method: Method, step: int) -> Radii:
-    """Return radius and chosen parameters of every group that is perturbed at this step.
+def rhos(optimizer: torch.optim.Optimizer, default: float, method: Method, step: int) -> Rhos:
+    """Return rho and chosen parameters of every group that is perturbed at this step.
 
     Args:
         optimizer: The base optimizer; groups without a ``"rho"`` get the default one.
@@ -105,7 +111,7 @@ def radii(optimizer: torch.optim.Optimizer, default: float, method: Method, step
         step: How many steps went before.
 
     Returns:
-        One pair for every group whose radius is not 0.
+        One pair for every group whose rho is not 0.
 
     Raises:
         ThalwegError: If the ``"rho"`` of a group is not a number >= 0.
@@ -113,20 +119,20 @@ def radii(optimizer: torch.optim.Optimizer, default: float, method: Method, step
     found = []
     for group in optimizer.param_groups:
         rho = number('the "rho" of a param group', group.setdefault("rho", default), at_least=0)
-        radius = method.schedule(rho, step)
-        if radius > 0:
-            found.append((radius, [p for p in group["params"] if method.filter(p)]))
+        now = method.schedule(rho, step)
+        if now > 0:
+            found.append((now, [p for p in group["params"] if method.filter(p)]))
     return found
 
 
 def moves(
-    method: Method, radii: Radii, scale: Tensor | None
+    method: Method, rhos: Rhos, scale: Tensor | None
 ) -> tuple[Last, list[tuple[list[Tensor], list[Tensor], float | Tensor]]]:
     """Return ε for every group, from the gradients there are.
 
     Args:
         method: What makes ε of a gradient.
-        radii: What :func:`radii` gave.
+        rhos: What :func:`rhos` gave.
         scale: What the gradients are multiplied by, if by anything.
 
     Returns:
@@ -134,10 +140,17 @@ def moves(
         the CPU the factor is a float and there are no moves where it is 0; on an accelerator it
         is a tensor there, so that nothing is read back and nothing waits.
     """
-    groups = [(rho, [p for p in chosen if p.grad is not None]) for rho, chosen in radii]
+    groups = [(rho, [p for p in chosen if p.grad is not None]) for rho, chosen in rhos]
     gradients = [p.grad for _, chosen in groups for p in chosen if p.grad is not None]
     if not gradients:
-        return Last(grad_norm=0.0 if radii else math.nan), []
+        if any(chosen for _, chosen in rhos):
+            warnings.warn(
+                "no parameter of the optimizer got a gradient in the first pass, so nothing is "
+                "perturbed: call backward() in every pass, on a loss of the parameters that the "
+                "optimizer was given",
+                stacklevel=2,
+            )
+        return Last(grad_norm=0.0 if rhos else math.nan), []
     # The factor is linear in rho: it is taken once, for the largest, and shared out.
     top = max(rho for rho, chosen in groups if chosen)
     epsilon = method.perturbation(gradients, top, scale=scale)

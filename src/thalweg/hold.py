@@ -32,6 +32,7 @@ class Weights:
     def __init__(self) -> None:
         self._backup: dict[Tensor, Tensor] = {}
         self._moved: list[Tensor] = []
+        self._ids: set[int] = set()
         self._copies: list[Tensor] = []
 
     @property
@@ -57,6 +58,7 @@ class Weights:
         self._copies = self._buffers(parameters)
         torch._foreach_copy_(self._copies, parameters)
         self._moved = parameters
+        self._ids = {id(p) for p in parameters}
         for group, direction, factor in moves:
             if isinstance(factor, Tensor):
                 torch._foreach_add_(list(group), [_product(factor, d) for d in direction])
@@ -70,10 +72,10 @@ class Weights:
         """Put every moved weight back, bit for bit. Does nothing where none is moved."""
         if self._moved:
             torch._foreach_copy_(self._moved, self._copies)
-            self._moved = []
+            self._moved, self._ids = [], set()
 
     def __contains__(self, parameter: Tensor) -> bool:
-        return any(parameter is p for p in self._moved)
+        return id(parameter) in self._ids
 
     @torch.no_grad()
     def realized(self, parameter: Tensor) -> Tensor:

@@ -41,8 +41,7 @@ class SAM:
         method: What a step does; see :class:`thalweg.Method`.
         scaler: The ``torch.amp.GradScaler`` in use. Needed where the size of the gradient matters,
             which it does for every power but 1.
-        telemetry: Whether ``last`` also tells of the gradient at w + ε. Keeps one more copy of the
-            gradient.
+        telemetry: Whether ``last`` also tells of the gradient at w + ε; keeps one more gradient.
 
     Attributes:
         last: What the latest perturbation did: ‖g‖, ‖ε‖, whether it moved, and more.
@@ -51,9 +50,8 @@ class SAM:
         ThalwegError: If an argument is not what it should be.
 
     Source:
-        Foret, Kleiner, Mobahi and Neyshabur, Sharpness-Aware Minimization for Efficiently Improving
-        Generalization, ICLR 2021. p = 0 beside p = 1: Dai, Ahn and Sra, The Crucial Role of
-        Normalization in Sharpness-Aware Minimization, NeurIPS 2023.
+        Foret et al., Sharpness-Aware Minimization for Efficiently Improving Generalization, ICLR
+        2021. p = 0 beside p = 1: Dai, Ahn and Sra, NeurIPS 2023.
 
     Example:
         >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
@@ -80,12 +78,7 @@ class SAM:
         scaler: torch.amp.GradScaler | None = None,
         telemetry: bool = False,
     ) -> None:
-        base.check(optimizer, model, method, scaler)
-        if method is not None and power is not None:
-            raise ThalwegError(
-                f"power and method must not both be given, got power={power!r} and {method!r}: "
-                "write method=Method(power=..., ...)"
-            )
+        base.check(optimizer, model, method, scaler, power)
         self.optimizer = optimizer
         self.model = model
         self.rho = number("rho", rho, at_least=0)
@@ -97,7 +90,7 @@ class SAM:
         self._weights = hold.Weights()
         self._loop: contextlib.ExitStack | None = None
         base.warn_of_left_over(optimizer, self.rho)
-        base.radii(optimizer, self.rho, self.method, 0)
+        base.rhos(optimizer, self.rho, self.method, 0)
 
     def passes(self) -> Iterator[Pass]:
         """Yield once for every gradient that this step needs; call ``backward()`` in each pass.
@@ -122,8 +115,8 @@ class SAM:
         """
         self._close()
         perturb = self.method.gate(self._step)
-        radii = base.radii(self.optimizer, self.rho, self.method, self._step) if perturb else []
-        if not radii:
+        rhos = base.rhos(self.optimizer, self.rho, self.method, self._step) if perturb else []
+        if not rhos:
             self.last = Last()
             yield Pass(0, ascent=False, last=True)
             self._step += 1
@@ -138,7 +131,7 @@ class SAM:
             self._check(loop)
             loop.callback(hold.RandomState(trained).put_back)
             loop.enter_context(hold.running_statistics(self.model))
-            both = self._move(radii, loop)
+            both = self._move(rhos, loop)
             held.put_back()
             both.remember()
             start.put_back()
@@ -196,11 +189,9 @@ class SAM:
     def perturbed(self) -> Iterator[None]:
         """Stand at w + ε for the length of the block, ε taken from the gradients there are.
 
-        For code that already has a gradient: call ``backward()``, then open the block and call it
-        again. The gradients are cleared on entry, so that ``.grad`` holds the SAM gradient
-        afterwards; where every ``rho`` is 0, the block's gradient is dropped and the first one
-        stays. Random numbers cannot be replayed here, since the first pass is over: with dropout
-        use :meth:`passes`.
+        For code that already has a gradient. The gradients are cleared on entry, so that ``.grad``
+        holds the SAM gradient afterwards; where every ``rho`` is 0, the first one stays. Random
+        numbers cannot be replayed here, the first pass being over: with dropout use :meth:`passes`.
 
         If the block raises, weights, normalization layers and gradients are what they were.
 
@@ -219,17 +210,17 @@ class SAM:
                 "perturbed() needs gradients, and no parameter of the optimizer has one: call "
                 "loss.backward() before the block"
             )
-        radii = base.radii(self.optimizer, self.rho, self.method, self._step)
+        rhos = base.rhos(self.optimizer, self.rho, self.method, self._step)
         with self._open() as loop:
             loop.callback(hold.RandomState(trained).put_back)
             loop.enter_context(hold.running_statistics(self.model))
-            both = self._move(radii, loop)
+            both = self._move(rhos, loop)
             held = gradients.Aside(trained)
             with contextlib.ExitStack() as undo:
                 undo.callback(held.put_back)
                 yield
                 self._check(loop)
-                if radii:
+                if rhos:
                     undo.pop_all()
                     self._finish(both)
         self._step += 1
@@ -260,12 +251,12 @@ class SAM:
         self._close()
         self._weights.release()
 
-    def _move(self, radii: base.Radii, loop: contextlib.ExitStack) -> gradients.Both:
+    def _move(self, rhos: base.Rhos, loop: contextlib.ExitStack) -> gradients.Both:
         """Move the weights by ε, from the gradients there are; the loop's end brings them back."""
         trained = base.trained(self.optimizer)
         both = gradients.Both(trained if self._keeps_both else [])
         loop.callback(both.forget)
-        self.last, moves = base.moves(self.method, radii, base.scale(self.scaler, trained))
+        self.last, moves = base.moves(self.method, rhos, base.scale(self.scaler, trained))
         loop.callback(self._weights.restore)
         self._weights.move(moves)
         return both

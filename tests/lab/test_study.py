@@ -72,7 +72,7 @@ def test_measured_once_then_kept(run, folder):
     assert (folder().path / "tiny.json").read_bytes() == before
     manifest = folder().manifest
     assert manifest["order"] == [*(claim.name for claim in CLAIMS), "tiny"]
-    assert manifest["torch"] == torch.__version__
+    assert manifest["versions"]["tiny"]["torch"] == torch.__version__
     assert set(manifest["seconds"]) == {"tiny"}
 
 
@@ -133,7 +133,7 @@ def test_measured_again_with_another_version(run, folder, monkeypatch, library):
     run(tiny())
     monkeypatch.setattr(library, "__version__", "99.0")
     assert run(tiny()) == [("tiny", False)]
-    assert folder().manifest[library.__name__] == "99.0"
+    assert folder().manifest["versions"]["tiny"][library.__name__] == "99.0"
 
 
 def test_measured_again_when_asked(run):
@@ -152,8 +152,9 @@ def test_what_a_claim_rests_on(claim):
     wanted = {f"thalweg.lab.{name}" for name in COMMON} | {claim.measure.__module__}
     wanted |= {f"thalweg.ascent.{part}" for part in ("ball", "method", "combine", "direction")}
     wanted |= {"thalweg.parameters", "thalweg.results.record"}
-    if claim.name == "digits":
+    if claim.name in ("digits", "one-rho"):
         wanted |= {f"thalweg.lab.{name}" for name in ("digits", "data", "nets")}
+        wanted |= {"thalweg.lab.claims.digit_runs"}
     else:
         wanted |= {"thalweg.theory.edges", "thalweg.theory.limits", "thalweg.theory.drift"}
     assert wanted <= rests_on

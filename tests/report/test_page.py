@@ -166,3 +166,11 @@ def test_folder_that_cannot_be_written(folder):
     with pytest.raises(ThalwegError, match="must be writable"):
         write_report(folder)
     shutil.rmtree(folder / "report.html")
+
+
+def test_a_claim_that_the_code_has_left_behind_is_marked(folder):
+    results = ResultsFolder.open(folder)
+    told = "measured before the code or the settings changed"
+    assert told not in " ".join(write_report(folder).read_text(encoding="utf-8").split())
+    results.write_manifest(fingerprints={results.names()[0]: "another"})
+    assert " ".join(write_report(folder).read_text(encoding="utf-8").split()).count(told) == 1

@@ -56,7 +56,10 @@ def test_as_recorded(record, verdict, expected):
     assert found.as_recorded is (verdict == expected)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(ClaimRecord)])
+@pytest.mark.parametrize(
+    "field",
+    [f.name for f in dataclasses.fields(ClaimRecord) if f.default_factory is dataclasses.MISSING],
+)
 def test_a_missing_part(record, field):
     data = record().to_json()
     del data[field]

@@ -21,8 +21,8 @@ class State(NamedTuple):
     v: Params
 
 
-class Settings(NamedTuple):
-    """What a step reads, one entry per cell.
+class Grid(NamedTuple):
+    """The settings of a grid, which a step reads: one entry per cell.
 
     Attributes:
         eta: Step size.
@@ -36,10 +36,10 @@ class Settings(NamedTuple):
     power: Tensor | float
     seeds: Tensor
 
-    def pick(self, cells: Tensor) -> Settings:
+    def pick(self, cells: Tensor) -> Grid:
         """Return the settings of some cells, by index or mask."""
         power = self.power if isinstance(self.power, float) else self.power[cells]
-        return Settings(self.eta[cells], self.rho[cells], power, self.seeds[cells])
+        return Grid(self.eta[cells], self.rho[cells], power, self.seeds[cells])
 
 
 def pick(state: State, cells: Tensor) -> State:
@@ -50,7 +50,7 @@ def pick(state: State, cells: Tensor) -> State:
 
 def broadcast(
     problem: Problem, eta: Any, rho: Any, power: Any, seed: Any, device: torch.device
-) -> tuple[tuple[int, ...], Settings]:
+) -> tuple[tuple[int, ...], Grid]:
     """Return the shape of a grid and its settings, cells in a row.
 
     Args:
@@ -93,7 +93,7 @@ def broadcast(
     }
     # One power for all cells stays a number: x**-1 is then a division, not a power.
     one = float(arrays["power"].reshape(-1)[0]) if arrays["power"].size == 1 else None
-    return shape, Settings(
+    return shape, Grid(
         eta=cells["eta"],
         rho=cells["rho"],
         power=cells["power"] if one is None else one,
@@ -116,7 +116,7 @@ class Cells:
     def __init__(
         self,
         problem: Problem,
-        settings: Settings,
+        settings: Grid,
         *,
         momentum: bool,
         ceiling: float,

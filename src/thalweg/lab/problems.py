@@ -84,6 +84,8 @@ class Quadratic(Problem):
     quantities: tuple[str, ...] = ("distance",)
 
     def __init__(self, eigenvalues: Sequence[float], start: Sequence[float] | None = None) -> None:
+        if isinstance(eigenvalues, (str, bytes)) or not hasattr(eigenvalues, "__iter__"):
+            raise ThalwegError(f"eigenvalues must be a list of numbers, got {eigenvalues!r}")
         self.eigenvalues = tuple(number("eigenvalue", value) for value in eigenvalues)
         chosen = [1.0] * len(self.eigenvalues) if start is None else start
         self.point = tuple(number("start", value) for value in chosen)

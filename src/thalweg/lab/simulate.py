@@ -9,7 +9,6 @@ import contextlib
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from torch import Tensor
 from thalweg import parameters
 from thalweg.ascent import Method
 from thalweg.errors import ThalwegError, number, whole
-from thalweg.lab.grid import Cells, Settings, State, broadcast, pick
+from thalweg.lab.grid import Cells, Grid, State, broadcast, pick
 from thalweg.lab.observe import Final, Observer
 from thalweg.lab.problems import Params, Problem
+from thalweg.lab.progress import progress as bar
 
 #: Steps between two looks at which cells still move.
 _STRETCH = 100
@@ -71,7 +71,7 @@ class Step:
         self.problem, self.method = problem, method
         self.momentum, self.perturb = momentum, perturb
 
-    def __call__(self, state: State, settings: Settings, batch: Any) -> State:
+    def __call__(self, state: State, settings: Grid, batch: Any) -> State:
         """Return the state one step later."""
         w, v = state
         u = self.problem.gradient(w, batch)
@@ -84,7 +84,7 @@ class Step:
         w = {k: torch.addcmul(w[k], _column(settings.eta, w[k]), u[k], value=-1) for k in w}
         return State(w, v)
 
-    def epsilon(self, gradient: Params, settings: Settings) -> Params:
+    def epsilon(self, gradient: Params, settings: Grid) -> Params:
         """Return ε of every cell, made by the same parts that the production form uses."""
         g = [*gradient.values()]
         p = self.method.perturbation(g, settings.rho, settings.power, norm=parameters.cell_norms)
@@ -128,7 +128,8 @@ def simulate(
         ceiling: A cell has diverged when a parameter exceeds this in size, or is NaN, at a look
             that is taken at least every 100 steps. The fourth root of the largest number if
             ``None``, so that squares of squares are finite.
-        progress: Label of the progress bar, which a terminal shows after two seconds.
+        progress: Label of the progress bar, which a terminal shows after two seconds; the name of
+            the problem if ``None``, no bar if empty.
 
     Returns:
         What was found, as numpy arrays.
@@ -160,7 +161,13 @@ def simulate(
             raise ThalwegError(
                 f"method must have its usual {slot} in the simulator, got {getattr(method, slot)!r}"
             )
-    where = torch.device(device or "cpu")
+    try:
+        where = torch.device(device or "cpu")
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as cause:
+        raise ThalwegError(
+            f"device must be one that torch can use, got {device!r}: {cause}"
+        ) from None
     shape, settings = broadcast(
         problem, problem.eta if eta is None else eta, rho, power, seed, where
     )
@@ -170,12 +177,13 @@ def simulate(
     step = Step(problem, method, beta, perturb=bool((settings.rho > 0).any()))
     if compile is None:
         compile = problem.elementwise and len(settings.eta) * steps >= _PAYS and has_compiler()
+    label = type(problem).__name__ if progress is None else progress
     with torch.no_grad():
         if observe is None:
             observe = {q: Final(q, every=max(steps, 1)) for q in problem.quantities}
         cells = Cells(problem, settings, momentum=beta > 0, ceiling=bound, observe=observe)
         one = problem.elementwise and _threads_sleep()
-        with _progress(progress, steps) as tell, _threads(1 if one else torch.get_num_threads()):
+        with bar(label, steps) as tell, _threads(1 if one else torch.get_num_threads()):
             _run(cells, step, steps, tell, compile=compile)
         everything = torch.ones_like(cells.index, dtype=torch.bool)
         cells.leave(everything, cells.state, cells.step, diverged=False)
@@ -204,7 +212,7 @@ def _run(
     A step is nothing but arithmetic. A cell that is found out of bounds after a stretch is run
     again from the stretch's beginning, alone, to find the step at which it left them.
     """
-    advance: Callable[[State, Settings, Any], State] = step
+    advance: Callable[[State, Grid, Any], State] = step
     if compile:
         advance = torch.compile(step, dynamic=True)
     stream = cells.problem.stream(cells.settings.seeds)
@@ -263,7 +271,7 @@ def _column(value: Tensor, like: Tensor) -> Tensor:
 def _threads_sleep() -> bool:
     """Whether torch's threads sleep between operations: waking one outlasts short arithmetic."""
     passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
-    return passive and int(os.environ.get("GOMP_SPINCOUNT", "0")) == 0
+    return passive and os.environ.get("GOMP_SPINCOUNT", "0") == "0"
 
 
 @contextlib.contextmanager
@@ -275,33 +283,3 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _progress(label: str | None, steps: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error with the time left, shown once two seconds have gone by."""
-    if label is None or not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task(label, total=steps)
-    begun = time.monotonic()
-
-    def tell(done: int) -> None:
-        bar.update(task, completed=done)
-        if time.monotonic() - begun > 2 and not bar.live.is_started:
-            bar.start()
-
-    try:
-        yield tell
-    finally:
-        bar.stop()

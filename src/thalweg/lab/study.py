@@ -80,10 +80,11 @@ def study(
     # Damaged files are told of before hours are spent, not after.
     again = {claim.name for claim in claims} if fresh else set()
     found = {name: folder.read(name) for name in folder.names() if name not in again}
-    folder.write_manifest(**_versions(), command=command, quick=quick, order=_order(claims))
+    everything = {claim.name: claim for claim in (*CLAIMS, *claims)}
+    marks = {n: fingerprint(c, c.settings_for(quick=quick)) for n, c in everything.items()}
+    folder.write_manifest(command=command, quick=quick, order=list(marks), fingerprints=marks)
     for claim in claims:
-        settings = claim.settings_for(quick=quick)
-        mark = fingerprint(claim, settings)
+        settings, mark = claim.settings_for(quick=quick), marks[claim.name]
         old = found.get(claim.name)
         if old is not None and old.fingerprint == mark:
             yield old, True
@@ -95,6 +96,7 @@ def study(
             ("seconds", round(record.seconds, 2)),
             ("seeds", list(record.seeds)),
             ("dtype", record.dtype),
+            ("versions", record.versions),
         ):
             folder.manifest[entry] = {**folder.manifest.get(entry, {}), claim.name: value}
         folder.write_manifest()
@@ -121,13 +123,8 @@ def _measured(claim: Claim, settings: dict[str, Any], mark: str, *, quick: bool)
         seconds=time.perf_counter() - clock,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         fingerprint=mark,
+        versions=_versions(),
     )
-
-
-def _order(claims: Sequence[Claim]) -> list[str]:
-    """All the study's claims in order, those of other studies (as in tests) behind them."""
-    known = [claim.name for claim in CLAIMS]
-    return known + [claim.name for claim in claims if claim.name not in known]
 
 
 def _versions() -> dict[str, str]:

@@ -25,6 +25,7 @@ class _Section:
     record: ClaimRecord
     figures: list[dict[str, Any]]
     settings: list[tuple[str, str]]
+    stale: bool
 
 
 def render(results: ResultsFolder) -> str:
@@ -60,7 +61,7 @@ def render(results: ResultsFolder) -> str:
         differing=[section for section in sections if not section.record.as_recorded],
         figures=[drawn for section in sections for drawn in section.figures],
         quick=bool(results.manifest.get("quick")),
-        manifest=_rows(results.manifest),
+        manifest=_rows({k: v for k, v in results.manifest.items() if k != "fingerprints"}),
         css=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
@@ -81,15 +82,16 @@ def _section(results: ResultsFolder, name: str) -> _Section:
                 "dtype": record.dtype,
                 "measured at": record.measured_at,
                 "fingerprint": record.fingerprint,
+                "versions": record.versions,
             }
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as cause:
         raise ThalwegError(
             f"results file {results.path / name}.json must hold a claim that can be drawn, got "
-            f"{type(cause).__name__}: {cause}; measure it again with "
-            f"`thalweg study --only {name} --fresh --out {results.path}`"
+            f"{type(cause).__name__}: {cause}; {results.remedy(name)}"
         ) from cause
-    return _Section(f"claim-{name}", record, figures, settings)
+    now = results.manifest.get("fingerprints", {}).get(name, record.fingerprint)
+    return _Section(f"claim-{name}", record, figures, settings, now != record.fingerprint)
 
 
 def _rows(data: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -148,10 +148,18 @@ class ResultsFolder:
         try:
             return ClaimRecord.from_json(_read(file))
         except ThalwegError as cause:
+            reason = str(cause).removeprefix(f"{file} ")
             raise ThalwegError(
-                f"results file {file} cannot be used ({cause}): measure it again with "
-                f"`thalweg study --only {name} --fresh --out {self.path}`"
+                f"results file {file} cannot be used ({reason}): {self.remedy(name)}"
             ) from None
+
+    def remedy(self, name: str) -> str:
+        """Return what to do about a claim's file that cannot be used."""
+        quick = "--quick " if self.manifest.get("quick") else ""
+        return (
+            f"measure it again with `thalweg study {quick}--only {name} --fresh --out {self.path}`,"
+            " or move the file away if it is no claim's"
+        )
 
     def write(self, record: ClaimRecord) -> None:
         """Write the record of a claim, whole or not at all.

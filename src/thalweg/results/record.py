@@ -168,6 +168,7 @@ class ClaimRecord:
         seconds: Wall time of the measurement.
         measured_at: Date and time (UTC, ISO 8601).
         fingerprint: Changes when settings, code or versions change.
+        versions: Of the libraries and the machine that it was measured with.
     """
 
     name: str
@@ -186,6 +187,7 @@ class ClaimRecord:
     seconds: float
     measured_at: str
     fingerprint: str
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def as_recorded(self) -> bool:

@@ -78,7 +78,7 @@ def _ends(settings: Settings, link: Any) -> tuple[list[Check], list[Axes]]:
             f"{loss}: {_METHODS[i][0]} stops at y²",
             predicted=f"{stops[i]:.4g} {law}",
             measured=f"{end[i]:.4g}",
-            tolerance=f"2η = {2 * eta:g}",
+            tolerance=f"2η = {2 * eta:g}: the law is of leading order in η",
             holds=abs(end[i] - stops[i]) <= 2 * eta,
         )
         for i, law in ((0, "(2/η)"), (1, "(y²(1+ρy²) = 2/η)"))
@@ -148,7 +148,13 @@ def _clock(seen: dict[str, Any], stops: list[float], settings: Settings) -> Axes
     ends = [float(t[thin[0]]), float(t[-1])]
     predicted = [Line(ends, [stop, stop], "predicted stop", "theory", dash=True) for stop in stops]
     return Axes(
-        "Curvature along the way", "step", "y²", [*lines, *predicted], x_log=True, y_log=True
+        "Curvature along the way",
+        "step",
+        "y²",
+        [*lines, *predicted],
+        x_log=True,
+        y_log=True,
+        y_range=(0.01, 100.0),
     )
 
 
@@ -194,9 +200,9 @@ CLAIM = Claim(
         "speed known in advance."
     ),
     source=(
-        "Dai, Ahn and Sra, NeurIPS 2023 (SAM drifts, USAM stops). Gradient descent's limit: Ahn, "
-        "Bubeck, Chewi, Lee, Suarez and Zhang, 2023. The limits and the law of the speed for every "
-        "p are derived here, to leading order in η."
+        "Dai, Ahn and Sra, NeurIPS 2023 (normalization lets SAM drift). Gradient descent's limit: "
+        "Ahn, Bubeck, Chewi, Lee, Suarez and Zhang, 2023. Where USAM stops, and the law of the "
+        "speed for every p, are derived here, to leading order in η."
     ),
     expected="holds",
     because="The law of the drift follows from the bounce, which is exact on a quadratic.",
