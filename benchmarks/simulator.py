@@ -11,8 +11,9 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # For a quiet machine only: threads that spin for a moment wake up in time for short operations.
-# Beside a busy neighbour that costs many times what it gains; GOMP_SPINCOUNT=0 is without.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Beside a busy neighbour that would cost many times what it gains.
+if os.getloadavg()[0] < 1:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import argparse
 import platform

@@ -2,7 +2,7 @@
 
     python examples/digits.py
 
-Needs scikit-learn, for the digits. A third of the training labels are wrong on purpose.
+Needs scikit-learn, for the digits. A third of the training labels are drawn anew, at random.
 """
 
 import torch
