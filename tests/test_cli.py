@@ -107,7 +107,7 @@ def test_edge_is_that_of_sam_at_a_gradient_of_norm_1_unless_told_otherwise(comma
 
 
 BAD = {
-    "text for a number": ("edge --lr abc --rho 0.1", "'--lr'.*number"),
+    "text for a number": ("edge --lr abc --rho 0.1", "--lr must be a finite number > 0, got 'abc'"),
     "NaN": ("edge --lr nan --rho 0.1", "--lr must be a finite number > 0, got nan"),
     "infinity": ("edge --lr 0.1 --rho inf", "--rho must be a finite number >= 0, got inf"),
     "no step": ("edge --lr 0 --rho 0.1", "--lr must be a finite number > 0, got 0.0"),

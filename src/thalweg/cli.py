@@ -27,12 +27,18 @@ def main() -> None:
     # One busy neighbour would otherwise slow every parallel operation of torch to 8 ms.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        app()
+        code = app(standalone_mode=False)
     except ThalwegError as error:
         sys.stderr.write(f"thalweg: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not one of the parser's
+            raise
+        sys.stderr.write(f"thalweg: {error.format_message()} See thalweg --help.\n")
+        sys.exit(2)
+    sys.exit(code or 0)
 
 
 def _version(wanted: bool) -> None:
@@ -62,7 +68,9 @@ def study(
     fresh: Annotated[bool, typer.Option(help="Measure again what is on file.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Results folder; results, or results-quick."),
+        typer.Option(
+            metavar="DIR", help="Results folder; unless told otherwise, results or results-quick."
+        ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
@@ -132,46 +140,60 @@ def report(
 
 @app.command()
 def edge(
-    lr: Annotated[float, typer.Option(help="Learning rate.")],
-    rho: Annotated[float, typer.Option(help="Radius; 0 is gradient descent.")],
-    grad_norm: Annotated[float, typer.Option(help="Norm of the gradient, ‖g‖.")] = 1.0,
-    power: Annotated[float, typer.Option(help="Normalization: 0 is USAM, 1 is SAM.")] = 1.0,
+    lr: Annotated[str, typer.Option(metavar="NUMBER", help="Learning rate.")],
+    rho: Annotated[str, typer.Option(metavar="NUMBER", help="Rho; 0 is gradient descent.")],
+    grad_norm: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Norm of the gradient, ‖g‖.")
+    ] = "1.0",
+    power: Annotated[
+        str, typer.Option(metavar="NUMBER", help="Normalization: 0 is USAM, 1 is SAM.")
+    ] = "1.0",
     json_: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """The largest curvature that a learning rate and a radius can bear."""
     from thalweg import theory
 
-    number("--lr", lr, above=0)
-    number("--rho", rho, at_least=0)
-    number("--grad-norm", grad_norm, above=0)
-    number("--power", power, at_least=0)
+    eta = _number("--lr", lr, above=0)
+    size = _number("--rho", rho, at_least=0)
+    norm = _number("--grad-norm", grad_norm, above=0)
+    p = _number("--power", power, at_least=0)
     try:
-        found, plain = theory.edge(lr, rho, grad_norm, power), theory.edge(lr)
+        found, plain = theory.edge(eta, size, norm, p), theory.edge(eta)
     except OverflowError:
         found = plain = math.inf
     if not (found > 0 and plain < math.inf):
         raise ThalwegError(
-            f"the edge at --lr {lr:g} --rho {rho:g} --grad-norm {grad_norm:g} --power {power:g} "
-            "must be a number that a computer can hold: take less extreme ones"
+            f"the edge at --lr {lr} --rho {rho} --grad-norm {grad_norm} --power {power} must be a "
+            "number that a computer can hold: take less extreme ones"
         )
     if json_:
-        numbers = {"lr": lr, "rho": rho, "grad_norm": grad_norm, "power": power}
+        numbers = {"lr": eta, "rho": size, "grad_norm": norm, "power": p}
         typer.echo(json.dumps({**numbers, "edge": found, "gradient_descent_edge": plain}))
         return
     typer.echo(f"{found:.6g}")
-    if rho == 0:
+    if size == 0:
         meaning = "Without a perturbation this is gradient descent's own edge, 2/lr."
     else:
         lasting = (
-            "it does not move with the gradient: beyond it the iterate diverges"
-            if power == 0
-            else "it falls with ‖g‖: near a minimum the iterate bounces where it stands on it"
+            "this edge does not move with the gradient: beyond it the iterate diverges"
+            if p == 0
+            else "this edge falls with ‖g‖, so that near a minimum the iterate bounces for ever"
         )
         meaning = (
-            f"Where the Hessian's eigenvalue along the gradient is larger, a step grows along it; "
-            f"plain gradient descent bears {plain:.6g}. At p = {power:g} {lasting}."
+            f"Where the curvature along the gradient is larger than this, steps grow; "
+            f"plain gradient descent bears {plain:.6g}. At p = {p:g} {lasting}."
         )
     typer.echo(meaning)
+
+
+def _number(name: str, text: str, **bounds: Any) -> float:
+    """A number from the command line; what is none is told of as any other bad number."""
+    try:
+        return number(name, float(text), **bounds)
+    except ThalwegError:
+        raise
+    except ValueError:
+        return number(name, text, **bounds)
 
 
 def _begin(claim: Any) -> None:

@@ -117,7 +117,10 @@ CLAIM = Claim(
         "gradients, at every power. SGD whose step size and stopping time are picked on validation "
         "is a stronger rival; how SAM compares with that is reported, and nothing is claimed."
     ),
-    source="An experiment; the comparisons with SGD were listed before it was run.",
+    source=(
+        "An experiment. SGD with as many steps and with as many gradients were named before it was "
+        "run; SGD tuned and stopped was added when a first look showed it to be stronger."
+    ),
     expected="holds",
     because=(
         "SGD goes on until it has learned the wrong labels; SAM's perturbation keeps it from that. "
