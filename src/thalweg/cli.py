@@ -36,7 +36,8 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of the parser's
             raise
-        sys.stderr.write(f"thalweg: {error.format_message()} See thalweg --help.\n")
+        if message := error.format_message():  # empty where the help has been shown
+            sys.stderr.write(f"thalweg: {message} See thalweg --help.\n")
         sys.exit(2)
     sys.exit(code or 0)
 
