@@ -116,8 +116,8 @@ class SAM:
         self._close()
         perturb = self.method.gate(self._step)
         rhos = base.rhos(self.optimizer, self.rho, self.method, self._step) if perturb else []
+        self.last = Last()
         if not rhos:
-            self.last = Last()
             yield Pass(0, ascent=False, last=True)
             self._step += 1
             return

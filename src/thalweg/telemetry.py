@@ -30,7 +30,7 @@ class Pass:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Last:
     """What the latest perturbation did.
 
@@ -48,8 +48,8 @@ class Last:
             averaged over the segment from w to w + ε; NaN without telemetry.
 
     Example:
-        >>> Last().moved
-        False
+        >>> Last(grad_norm=2.0, perturbation_norm=0.05)  # what was not measured is left out
+        Last(moved=True, grad_norm=2, perturbation_norm=0.05, capped=0)
     """
 
     grad_norm: float | Tensor = math.nan
@@ -58,6 +58,11 @@ class Last:
     descent_norm: float | Tensor = math.nan
     cosine: float | Tensor = math.nan
     curvature: float | Tensor = math.nan
+
+    def __repr__(self) -> str:
+        known = {f.name: float(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        told = [f"{k}={v:.6g}" for k, v in known.items() if not math.isnan(v)]
+        return f"Last(moved={self.moved}, {', '.join(told)})"
 
     @property
     def moved(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thalweg import Method, ThalwegError
-from thalweg.lab import Digits, Maximum, Quadratic, SingleNeuron, simulate
+from thalweg.lab import Digits, Maximum, Problem, Quadratic, SingleNeuron, simulate
 from thalweg.lab.simulate import has_compiler
 
 NEURON = SingleNeuron("log_cosh", start=(0.7, 2.0))
@@ -206,3 +206,60 @@ def test_a_grid_of_networks_may_diverge_as_a_whole():
     assert run.diverged.all()
     assert (run.steps_run < 150).all()
     assert all(np.isfinite(value).all() for value in run.final.values())
+
+
+class Own(Problem):
+    """A problem of one's own, with one thing wrong."""
+
+    quantities = ("w",)
+
+    def __init__(self, start=None, loss=None, observe=None):
+        self.wrong = {"start": start, "loss": loss, "observe": observe}
+
+    def start(self, seeds):
+        right = {"w": torch.ones(len(seeds), 2, dtype=torch.float64)}
+        return right if self.wrong["start"] is None else self.wrong["start"]
+
+    def loss(self, params, batch=None):
+        value = (params["w"] ** 2).sum(-1)
+        return value if self.wrong["loss"] is None else self.wrong["loss"](value)
+
+    def observe(self, params, seeds):
+        value = params["w"][:, 0]
+        return {"w": value if self.wrong["observe"] is None else self.wrong["observe"](value)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"start": torch.ones(3, 2)}, r"Own\.start\(\) must return a dict .* got Tensor"),
+        ({"start": {"w": torch.ones(2)}}, r"\['w'\] must be a tensor with the 3 cells first"),
+        (
+            {"start": {"w": torch.ones(3, 2)}},
+            r"must be of dtype torch\.float64, got torch\.float32",
+        ),
+        (
+            {"loss": lambda v: v.sum()},
+            r"Own\.loss\(\) must be one number per cell, .* shape \(3,\)",
+        ),
+        ({"loss": lambda v: v[:, None]}, r"Own\.loss\(\) must be one number per cell"),
+        ({"observe": lambda v: 1.0}, r"Own\.observe\(\)\['w'\] must be one number per cell"),
+    ],
+)
+def test_a_problem_of_the_wrong_form_is_told_of_at_once(wrong, told):
+    with pytest.raises(ThalwegError, match=told):
+        simulate(Own(**wrong), eta=[0.1, 0.2, 0.3], steps=3)
+    assert simulate(Own(), eta=[0.1, 0.2, 0.3], steps=3).observed["w"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"problem": Quadratic}, r"problem must be an instance .* got <class"),
+        ({"observe": ["distance"]}, r"observe must map names to observers"),
+        ({"device": "nowhere"}, r"device must be one that torch can use, got 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told_of(arguments, told):
+    with pytest.raises(ThalwegError, match=told):
+        simulate(**{"problem": Quadratic([1.0]), "eta": 0.1, "steps": 3, **arguments})

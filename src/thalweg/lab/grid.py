@@ -123,7 +123,7 @@ class Cells:
         observe: Mapping[str, Observer],
     ) -> None:
         self.problem, self.settings, self.ceiling = problem, settings, ceiling
-        w = problem.start(settings.seeds)
+        w = _started(problem, settings.seeds)
         self.state = State(w, {k: torch.zeros_like(t) for k, t in w.items()} if momentum else {})
         self.index = torch.arange(len(settings.seeds), device=settings.seeds.device)
         self.step = 0
@@ -132,6 +132,8 @@ class Cells:
         self.diverged = torch.zeros_like(settings.seeds, dtype=torch.bool)
         self._observers, self._records = dict(observe), {}
         self._seen = problem.observe(w, settings.seeds) if observe else {}
+        for name, value in self._seen.items():
+            _per_cell(f"{type(problem).__name__}.observe()[{name!r}]", value, len(self.index))
         for name, observer in self._observers.items():
             if not isinstance(observer, Observer) or observer.quantity not in self._seen:
                 known = ", ".join(self._seen) or "nothing"
@@ -207,6 +209,39 @@ class Cells:
         for name in names:
             observer = self._observers[name]
             observer.look(self._records[name], self._seen[observer.quantity], step)
+
+
+def _started(problem: Problem, seeds: Tensor) -> Params:
+    """The parameters at the start, once they and the loss are found to have the right forms."""
+    name, cells = type(problem).__name__, len(seeds)
+    w = problem.start(seeds)
+    if not isinstance(w, dict):
+        raise ThalwegError(
+            f"{name}.start() must return a dict of tensors by name, got {type(w).__name__}"
+        )
+    for key, value in w.items():
+        if not isinstance(value, Tensor) or value.shape[:1] != (cells,):
+            raise ThalwegError(
+                f"{name}.start()[{key!r}] must be a tensor with the {cells} cells first, got "
+                f"{getattr(value, 'shape', value)!r}"
+            )
+        if value.dtype != problem.dtype:
+            raise ThalwegError(
+                f"{name}.start()[{key!r}] must be of dtype {problem.dtype}, got {value.dtype}: "
+                "make it so, or set the problem's dtype"
+            )
+    stream = problem.stream(seeds) if cells else None
+    if cells:
+        _per_cell(f"{name}.loss()", problem.loss(w, stream(0) if stream else None), cells)
+    return w
+
+
+def _per_cell(what: str, value: Any, cells: int) -> None:
+    if not isinstance(value, Tensor) or value.shape != (cells,):
+        raise ThalwegError(
+            f"{what} must be one number per cell, a tensor of shape ({cells},), got "
+            f"{getattr(value, 'shape', value)!r}"
+        )
 
 
 def _everywhere(tensors: Params, condition: Any) -> Tensor:

@@ -145,6 +145,15 @@ def simulate(
     """
     clock = time.perf_counter()
     whole("steps", steps)
+    if not isinstance(problem, Problem):
+        raise ThalwegError(
+            f"problem must be an instance of a Problem such as Quadratic([1.0]), got {problem!r}"
+        )
+    if observe is not None and not isinstance(observe, Mapping):
+        raise ThalwegError(
+            f'observe must map names to observers, as {{"largest": Maximum("distance")}}, got '
+            f"{observe!r}"
+        )
     if method is not None and power is not None:
         raise ThalwegError(
             f"power and method must not both be given, got power={power!r} and {method!r}: write "
