@@ -7,6 +7,7 @@ replicas of a distributed run would drift apart.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -33,6 +34,7 @@ class Weights:
         self._backup: dict[Tensor, Tensor] = {}
         self._moved: list[Tensor] = []
         self._ids: set[int] = set()
+        self._known: list[Tensor] = []
         self._copies: list[Tensor] = []
 
     @property
@@ -62,7 +64,7 @@ class Weights:
         for group, direction, factor in moves:
             if isinstance(factor, Tensor):
                 torch._foreach_add_(list(group), [_product(factor, d) for d in direction])
-            elif factor <= min(torch.finfo(d.dtype).max for d in direction):
+            elif factor <= min(torch.finfo(t).max for t in {d.dtype for d in direction}):
                 torch._foreach_add_(list(group), list(direction), alpha=factor)
             else:  # of a gradient so small that its own dtype cannot hold the factor
                 torch._foreach_add_(list(group), [d.double() * factor for d in direction])
@@ -86,28 +88,25 @@ class Weights:
         """Give the backup buffers back, after putting the weights back."""
         self.restore()
         self._backup.clear()
-        self._copies = []
+        self._known, self._copies = [], []
 
     def _buffers(self, parameters: list[Tensor]) -> list[Tensor]:
         """Room for a copy of each parameter, kept from step to step."""
-        found = [self._backup.get(p) for p in parameters]
-        return [
-            b if b is not None and _alike(p, b) else self._new(p)
-            for p, b in zip(parameters, found, strict=True)
-        ]
+        if not _same(parameters, self._known):
+            for p in parameters:
+                if p not in self._backup:
+                    self._backup[p] = torch.empty_like(p)
+            self._known, self._copies = parameters, [self._backup[p] for p in parameters]
+        # A parameter can be given another dtype, shape or device between steps.
+        for i, (p, b) in enumerate(zip(parameters, self._copies, strict=True)):
+            if p.dtype is not b.dtype or not p.is_same_size(b) or p.device != b.device:
+                self._backup[p] = self._copies[i] = torch.empty_like(p)
+        return self._copies
 
-    def _new(self, parameter: Tensor) -> Tensor:
-        self._backup[parameter] = torch.empty_like(parameter)
-        return self._backup[parameter]
 
-
-def _alike(parameter: Tensor, backup: Tensor) -> bool:
-    """Whether a backup fits; a parameter can be given another dtype or device between steps."""
-    return (
-        parameter.dtype is backup.dtype
-        and parameter.is_same_size(backup)
-        and parameter.device == backup.device
-    )
+def _same(left: list[Tensor], right: list[Tensor]) -> bool:
+    """Whether two lists hold the very same tensors."""
+    return len(left) == len(right) and all(map(operator.is_, left, right))
 
 
 def _product(factor: Tensor, direction: Tensor) -> Tensor:

@@ -48,8 +48,11 @@ def _norm(tensors: Sequence[Tensor], *, wide: bool) -> Tensor:
     home = tensors[0].device
     tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
     parts: list[Tensor] = []
-    for dtype, device in {(t.dtype, t.device) for t in tensors}:
-        same = [t for t in tensors if t.dtype is dtype and t.device == device]
+    kinds = {(t.dtype, t.device) for t in tensors}
+    for dtype, device in kinds:
+        same = tensors
+        if len(kinds) > 1:
+            same = [t for t in tensors if t.dtype is dtype and t.device == device]
         accumulate = torch.float32 if dtype in _SIXTEEN_BITS else None
         each = torch.stack(torch._foreach_norm(same, 2, torch.float64 if wide else accumulate))
         parts.append(torch.linalg.vector_norm(each, dtype=torch.float64).to(home))
