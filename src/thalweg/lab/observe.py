@@ -41,7 +41,14 @@ class Observer:
 
 @dataclass(frozen=True)
 class Final(Observer):
-    """The latest value: that at the end."""
+    """The latest value: that at the end.
+
+    Example:
+        >>> from thalweg.lab import Quadratic, simulate
+        >>> watch = {"end": Final("distance")}
+        >>> simulate(Quadratic([1.0]), eta=0.5, steps=2, observe=watch).observed["end"].tolist()
+        0.25
+    """
 
     def look(self, record: list[Tensor], value: Tensor, step: int) -> None:
         """Keep this one."""
@@ -50,7 +57,14 @@ class Final(Observer):
 
 @dataclass(frozen=True)
 class Maximum(Observer):
-    """The largest value seen; NaN is passed over."""
+    """The largest value seen; NaN is passed over.
+
+    Example:
+        >>> from thalweg.lab import Quadratic, simulate
+        >>> watch = {"most": Maximum("distance")}
+        >>> simulate(Quadratic([1.0]), eta=0.5, steps=2, observe=watch).observed["most"].tolist()
+        1.0
+    """
 
     def look(self, record: list[Tensor], value: Tensor, step: int) -> None:
         """Keep the larger."""
@@ -59,7 +73,14 @@ class Maximum(Observer):
 
 @dataclass(frozen=True)
 class Minimum(Observer):
-    """The smallest value seen; NaN is passed over."""
+    """The smallest value seen; NaN is passed over.
+
+    Example:
+        >>> from thalweg.lab import Quadratic, simulate
+        >>> watch = {"least": Minimum("distance")}
+        >>> simulate(Quadratic([3.0]), eta=0.5, steps=2, observe=watch).observed["least"].tolist()
+        0.25
+    """
 
     def look(self, record: list[Tensor], value: Tensor, step: int) -> None:
         """Keep the smaller."""
@@ -115,6 +136,12 @@ class History(Observer):
     """The values at every ``every``-th step, from the start on; a frozen cell keeps its last.
 
     The result has the shape of the grid, then one entry per look.
+
+    Example:
+        >>> from thalweg.lab import Quadratic, simulate
+        >>> watch = {"path": History("distance", every=2)}
+        >>> simulate(Quadratic([1.0]), eta=0.5, steps=4, observe=watch).observed["path"].tolist()
+        [1.0, 0.25, 0.0625]
     """
 
     def look(self, record: list[Tensor], value: Tensor, step: int) -> None:

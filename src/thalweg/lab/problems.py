@@ -29,6 +29,21 @@ class Problem:
         eta: The step size the problem was set up for, or ``None``.
         momentum: Its momentum.
         quantities: The names of what ``observe`` returns.
+
+    Example:
+        >>> class Valley(Problem):
+        ...     quantities = ("y",)
+        ...     def start(self, seeds):
+        ...         one = torch.ones(len(seeds), dtype=self.dtype)
+        ...         return {"x": 0.3 * one, "y": 2 * one}
+        ...     def loss(self, params, batch=None):
+        ...         return params["x"] ** 2 * (1 + params["y"] ** 2) / 2
+        ...     def observe(self, params, seeds):
+        ...         return {"y": params["y"]}
+        >>> from thalweg.lab import simulate
+        >>> run = simulate(Valley(), eta=0.05, rho=[0.0, 0.1], steps=2000)
+        >>> (run.observed["y"] < 1).tolist()  # gradient descent stays, SAM walks down the valley
+        [False, True]
     """
 
     dtype: torch.dtype = torch.float64

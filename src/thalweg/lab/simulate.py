@@ -46,6 +46,11 @@ class Simulation:
         observed: What the observers kept.
         compiled: Whether the step was compiled.
         seconds: Wall time.
+
+    Example:
+        >>> from thalweg.lab import Quadratic
+        >>> simulate(Quadratic([1.0]), eta=[0.5, 2.5], steps=1000).diverged.tolist()
+        [False, True]
     """
 
     final: dict[str, Array]

@@ -32,6 +32,10 @@ class Check:
         tolerance: How close the two must be, in words.
         holds: ``None`` where the data cannot decide.
         decides: Whether the verdict rests on it; if not, it is reported for the reader.
+
+    Example:
+        >>> Check("edge", "20", "20.01", "1 %", holds=True).decides
+        True
     """
 
     what: str
@@ -141,6 +145,12 @@ class Chart:
     Attributes:
         axes: Drawn left to right.
         caption: What the reader should see in it.
+
+    Example:
+        >>> line = Line([0, 1], [1.0, 0.5], "SAM", "p=1")
+        >>> chart = Chart([Axes("Loss", "step", "loss", [line], y_log=True)], "The loss falls.")
+        >>> len(chart.axes)
+        1
     """
 
     axes: list[Axes]
