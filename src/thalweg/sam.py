@@ -101,10 +101,9 @@ class SAM:
         loop over micro-batches makes each its own ascent (m-SAM). Call ``zero_grad()`` outside the
         loop, or in every pass of it.
 
-        Leaving the loop early, by an exception, ``break`` or ``return``, puts the weights back,
-        and normalization layers and random state to where the first pass left them; ``.grad``
-        holds what an interrupted ``backward()`` leaves: the old gradients plus what the open pass
-        has added.
+        Leaving the loop early, by an exception, ``break`` or ``return``, puts the weights back, and
+        normalization layers and random state to where the first pass left them; ``.grad`` holds the
+        old gradients plus what the open pass has added, as after an interrupted ``backward()``.
 
         Yields:
             Where the loop stands.
@@ -168,9 +167,8 @@ class SAM:
         """
         if not callable(closure):
             raise ThalwegError(
-                "step() needs a closure that clears the gradients, calls backward() and returns "
-                f"the loss, got {closure!r}: pass one, or write `for _ in sam.passes():` around "
-                "your backward() and call optimizer.step() after it"
+                f"step() needs a closure that clears the gradients, calls backward() and returns "
+                f"the loss, got {closure!r}: pass one, or use `for _ in sam.passes():`"
             )
         loss = None
         for here in self.passes():
@@ -192,7 +190,6 @@ class SAM:
         For code that already has a gradient. The gradients are cleared on entry, so that ``.grad``
         holds the SAM gradient afterwards; where every ``rho`` is 0, the first one stays. Random
         numbers cannot be replayed here, the first pass being over: with dropout use :meth:`passes`.
-
         If the block raises, weights, normalization layers and gradients are what they were.
 
         Raises:
@@ -207,8 +204,7 @@ class SAM:
         trained = base.trained(self.optimizer)
         if all(p.grad is None for p in trained):
             raise ThalwegError(
-                "perturbed() needs gradients, and no parameter of the optimizer has one: call "
-                "loss.backward() before the block"
+                "perturbed() needs gradients, got none: call loss.backward() before the block"
             )
         rhos = base.rhos(self.optimizer, self.rho, self.method, self._step)
         with self._open() as loop:
@@ -299,7 +295,6 @@ class SAM:
     def _check(self, loop: contextlib.ExitStack) -> None:
         if self._loop is not loop:
             raise ThalwegError(
-                "the loop over passes() must be over before optimizer.step() or another loop, and "
-                "one of them came inside it; the weights have been put back: move that call after "
-                "the loop"
+                "optimizer.step() or another loop must come after the loop over passes(), and one "
+                "came inside it; the weights have been put back: move that call after the loop"
             )
