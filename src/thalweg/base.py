@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import parameters
-from thalweg.ascent import Method
+from thalweg.ascent import Method, check_method
 from thalweg.errors import ThalwegError, number
 from thalweg.telemetry import Last, told
 
@@ -59,15 +59,7 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
             f"model must be a torch.nn.Module or None, got {type(model).__name__}: write "
             "SAM(optimizer, model, rho=...)"
         )
-    if method is not None and not isinstance(method, Method):
-        raise ThalwegError(
-            f"method must be a thalweg.Method, got {method!r}: write method=Method(power=...)"
-        )
-    if method is not None and power is not None:
-        raise ThalwegError(
-            f"power and method must not both be given, got power={power!r} and {method!r}: "
-            "write method=Method(power=..., ...)"
-        )
+    check_method(method, power)
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise ThalwegError(
             f"scaler must be a torch.amp.GradScaler or None, got {type(scaler).__name__}"

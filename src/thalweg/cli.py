@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -189,12 +190,10 @@ def edge(
 
 def _number(name: str, text: str, **bounds: Any) -> float:
     """A number from the command line; what is none is told of as any other bad number."""
-    try:
-        return number(name, float(text), **bounds)
-    except ThalwegError:
-        raise
-    except ValueError:
-        return number(name, text, **bounds)
+    value: object = text
+    with contextlib.suppress(ValueError):
+        value = float(text)
+    return number(name, value, **bounds)
 
 
 def _begin(claim: Any) -> None:

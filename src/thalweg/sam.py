@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from thalweg import base, gradients, hold
 from thalweg.ascent import Always, Constant, Method, SAMGradient
@@ -130,14 +130,14 @@ class SAM:
             self._check(loop)
             loop.callback(hold.RandomState(trained).put_back)
             loop.enter_context(hold.running_statistics(self.model))
-            both = self._move(rhos, loop)
+            both = self._move(trained, rhos, loop)
             held.put_back()
             both.remember()
             start.put_back()
             yield Pass(1, ascent=False, last=True)
 
             self._check(loop)
-            self._finish(both)
+            self._finish(trained, both)
         self._step += 1
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -210,7 +210,7 @@ class SAM:
         with self._open() as loop:
             loop.callback(hold.RandomState(trained).put_back)
             loop.enter_context(hold.running_statistics(self.model))
-            both = self._move(rhos, loop)
+            both = self._move(trained, rhos, loop)
             held = gradients.Aside(trained)
             with contextlib.ExitStack() as undo:
                 undo.callback(held.put_back)
@@ -218,7 +218,7 @@ class SAM:
                 self._check(loop)
                 if rhos:
                     undo.pop_all()
-                    self._finish(both)
+                    self._finish(trained, both)
         self._step += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -247,9 +247,10 @@ class SAM:
         self._close()
         self._weights.release()
 
-    def _move(self, rhos: base.Rhos, loop: contextlib.ExitStack) -> gradients.Both:
+    def _move(
+        self, trained: list[Tensor], rhos: base.Rhos, loop: contextlib.ExitStack
+    ) -> gradients.Both:
         """Move the weights by ε, from the gradients there are; the loop's end brings them back."""
-        trained = base.trained(self.optimizer)
         both = gradients.Both(trained if self._keeps_both else [])
         loop.callback(both.forget)
         self.last, moves = base.moves(self.method, rhos, base.scale(self.scaler, trained))
@@ -262,9 +263,8 @@ class SAM:
         """Whether g and h are both needed at the end of a step."""
         return self.telemetry or not isinstance(self.method.combine, SAMGradient)
 
-    def _finish(self, both: gradients.Both) -> None:
+    def _finish(self, trained: list[Tensor], both: gradients.Both) -> None:
         """Give the base optimizer its gradient, while the weights are still uphill."""
-        trained = base.trained(self.optimizer)
         scale = base.scale(self.scaler, trained)
         if self.telemetry:
             self.last = measured(self.last, both, self._weights, scale)

@@ -103,17 +103,19 @@ def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> 
         The record.
     """
     factor = 1.0 if scale is None else scale
-    g, h = parameters.norm(both.here), parameters.norm(both.uphill)
+    here, uphill = both.here, both.uphill
+    g, h = parameters.norm(here), parameters.norm(uphill)
     record = dataclasses.replace(
         last,
         descent_norm=_number(h / factor),
-        cosine=_number(parameters.dot(both.here, both.uphill) / (g * h)),
+        cosine=_number(parameters.dot(here, uphill) / (g * h)),
     )
     if not weights.moved:
         return record
-    moved = [i for i, p in enumerate(both.parameters) if p in weights]
-    epsilon = [weights.realized(both.parameters[i]) for i in moved]
-    change = parameters.dot([both.uphill[i] - both.here[i] for i in moved], epsilon) / factor
+    rows = zip(both.parameters, here, uphill, strict=True)
+    moved = [(weights.realized(p), u - v) for p, v, u in rows if p in weights]
+    epsilon, difference = [e for e, _ in moved], [d for _, d in moved]
+    change = parameters.dot(difference, epsilon) / factor
     return dataclasses.replace(record, curvature=_number(change / parameters.dot(epsilon, epsilon)))
 
 

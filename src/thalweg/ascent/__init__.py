@@ -4,7 +4,7 @@ from thalweg.ascent.ball import L2, Ball, size
 from thalweg.ascent.combine import Combine, SAMGradient
 from thalweg.ascent.direction import AllParameters, Direction, Filter, Gradient
 from thalweg.ascent.gate import Always, Constant, Gate, Schedule
-from thalweg.ascent.method import Method, Perturbation
+from thalweg.ascent.method import Method, Perturbation, check_method
 
 __all__ = [
     "L2",
@@ -21,5 +21,6 @@ __all__ = [
     "Perturbation",
     "SAMGradient",
     "Schedule",
+    "check_method",
     "size",
 ]

@@ -31,6 +31,30 @@ _USUAL: dict[str, type] = {
 }
 
 
+def check_method(method: object, power: object) -> None:
+    """Raise unless at most one of a method and its short form, a power, was given.
+
+    Args:
+        method: Must be a Method or ``None``.
+        power: Must be ``None`` if there is a method.
+
+    Raises:
+        ThalwegError: If the method is something else, or both were given.
+
+    Example:
+        >>> check_method(None, 0.5)
+    """
+    if method is not None and not isinstance(method, Method):
+        raise ThalwegError(
+            f"method must be a thalweg.Method, got {method!r}: write method=Method(power=...)"
+        )
+    if method is not None and power is not None:
+        raise ThalwegError(
+            f"power and method must not both be given, got power={power!r} and {method!r}: "
+            "write method=Method(power=..., ...)"
+        )
+
+
 class Perturbation(NamedTuple):
     """The perturbation ε = factor · direction, kept as a product until it is applied.
 

@@ -120,7 +120,11 @@ class Digits(Problem):
 
     def final_loss(self, params: Params, seeds: Tensor) -> Tensor:
         """Return the mean cross-entropy on all the training data, noisy labels included, (B,)."""
-        return self._per_seed(params, seeds, lambda net, s: self._loss_on(net, s.train, s.labels))
+        return self._per_seed(
+            params,
+            seeds,
+            lambda net, s: self.loss(net, (self._images(net, s.train), self._labels(net, s))),
+        )
 
     def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
         """Return the accuracy (share of images) on validation and test, each (B,)."""
@@ -147,16 +151,17 @@ class Digits(Problem):
             result[cells] = measure({k: v[cells] for k, v in params.items()}, self._split(seed))
         return result
 
-    def _outputs(self, params: Params, rows: Tensor) -> Tensor:
+    def _images(self, params: Params, rows: Tensor) -> Tensor:
+        """The same images for every cell, (B, N, 64)."""
         first = params["weight1"]
         x = data.digits()[0].to(first.device)[rows.to(first.device)]
-        return nets.mlp(params, x.expand(len(first), *x.shape))
+        return x.expand(len(first), *x.shape)
 
-    def _loss_on(self, params: Params, rows: Tensor, labels: Tensor) -> Tensor:
-        log_p = torch.log_softmax(self._outputs(params, rows), dim=-1)
-        index = labels.to(log_p.device).expand(len(log_p), -1).unsqueeze(-1)
-        return -self.loss_scale * log_p.gather(-1, index).mean((-2, -1))
+    def _labels(self, params: Params, split: data.Split) -> Tensor:
+        """The same training labels for every cell, (B, N)."""
+        first = params["weight1"]
+        return split.labels.to(first.device).expand(len(first), -1)
 
     def _right(self, params: Params, rows: Tensor, targets: Tensor) -> Tensor:
-        outputs = self._outputs(params, rows)
+        outputs = nets.mlp(params, self._images(params, rows))
         return (outputs.argmax(-1) == targets[rows].to(outputs.device)).to(self.dtype).mean(-1)

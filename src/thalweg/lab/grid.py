@@ -109,7 +109,6 @@ class Cells:
         settings: One entry per cell.
         momentum: Whether there are velocities.
         ceiling: A cell with a parameter larger than this, or NaN, has diverged.
-        rests: Whether a vanishing gradient means that a cell has converged.
         observe: Observers by name.
     """
 
@@ -198,12 +197,12 @@ class Cells:
 
     def _see(self, where: Tensor, w: Params, seeds: Tensor) -> None:
         """Bring what was seen of some cells (indices into the grid) up to date."""
-        for quantity_, value in self.problem.observe(w, seeds).items():
+        for name, value in self.problem.observe(w, seeds).items():
             if len(where) < len(self.steps_run):
-                every = self._seen[quantity_].clone()  # records may hold the old one
+                every = self._seen[name].clone()  # records may hold the old one
                 every[where] = value
                 value = every
-            self._seen[quantity_] = value
+            self._seen[name] = value
 
     def _note(self, names: list[str], step: int) -> None:
         for name in names:
@@ -230,8 +229,8 @@ def _started(problem: Problem, seeds: Tensor) -> Params:
                 f"{name}.start()[{key!r}] must be of dtype {problem.dtype}, got {value.dtype}: "
                 "make it so, or set the problem's dtype"
             )
-    stream = problem.stream(seeds) if cells else None
     if cells:
+        stream = problem.stream(seeds)
         _per_cell(f"{name}.loss()", problem.loss(w, stream(0) if stream else None), cells)
     return w
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from thalweg import parameters
-from thalweg.ascent import Method
+from thalweg.ascent import Method, check_method
 from thalweg.errors import ThalwegError, number, whole
 from thalweg.lab.grid import Cells, Grid, State, broadcast, pick
 from thalweg.lab.observe import Final, Observer
@@ -159,11 +159,7 @@ def simulate(
             f'observe must map names to observers, as {{"largest": Maximum("distance")}}, got '
             f"{observe!r}"
         )
-    if method is not None and power is not None:
-        raise ThalwegError(
-            f"power and method must not both be given, got power={power!r} and {method!r}: write "
-            "method=Method(power=..., ...)"
-        )
+    check_method(method, power)
     if eta is None and problem.eta is None:
         raise ThalwegError(f"eta must be given: {type(problem).__name__} has none of its own")
     if method is None:  # as on paper: no cap, and the power may vary over the grid

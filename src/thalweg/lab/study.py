@@ -6,7 +6,6 @@ import ast
 import datetime
 import functools
 import hashlib
-import importlib
 import importlib.util
 import json
 import platform

@@ -15,7 +15,11 @@ from thalweg.results.record import ClaimRecord
 FORMAT = 1
 MANIFEST = "manifest.json"
 #: What the manifest's own entries must be, where they are there.
-_ENTRIES: dict[str, type] = {"quick": bool, "order": list, "seconds": dict}
+_ENTRIES: dict[str, type] = {
+    "quick": bool,
+    "order": list,
+    **dict.fromkeys(("fingerprints", "seconds", "seeds", "dtype", "versions"), dict),
+}
 
 
 class ResultsFolder:

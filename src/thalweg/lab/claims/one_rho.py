@@ -22,9 +22,12 @@ from thalweg.lab.claims.digit_runs import (
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
 
-_WAYS: list[tuple[str, Role, Callable[[Scores, Array], Any]]] = [
+#: How ρ is picked for every task, with these seeds.
+Way = Callable[[Scores, Array], Any]
+
+_WAYS: list[tuple[str, Role, Way]] = [
     ("each task its own ρ", "neutral", Scores.picked),
-    ("one ρ for both", "p=1", Scores.common),
+    ("one ρ for both tasks", "p=1", Scores.common),
     ("the other task's ρ", "p=0", Scores.others),
 ]
 
@@ -39,9 +42,6 @@ def measure(settings: Settings) -> Evidence:
         seeds=list(range(settings["seeds"])),
         dtype="float32",
     )
-
-
-Way = Callable[[Scores, Array], Any]
 
 
 def _usam_ahead(runs: Runs, way: Way, seeds: Array) -> float:
@@ -97,21 +97,16 @@ def _by_power(settings: Settings, runs: Runs) -> list[Check]:
                 holds=not at_end,
                 decides=False,
             ),
-            difference(
-                settings,
-                f"p = {power:g}: what one ρ for both tasks costs against the best for each",
-                "above 0 where a task needs a ρ of its own",
-                functools.partial(_cost, runs, power, Scores.common),
-                1,
-                decides=False,
-            ),
-            difference(
-                settings,
-                f"p = {power:g}: what the other task's ρ costs against the best for each",
-                "above 0 where a task needs a ρ of its own",
-                functools.partial(_cost, runs, power, Scores.others),
-                1,
-                decides=False,
+            *(
+                difference(
+                    settings,
+                    f"p = {power:g}: what {name} costs against the best for each",
+                    "above 0 where a task needs a ρ of its own",
+                    functools.partial(_cost, runs, power, way),
+                    1,
+                    decides=False,
+                )
+                for name, _, way in _WAYS[1:]
             ),
         ]
     return checks

@@ -161,26 +161,16 @@ def _map(
     power: float, eta: Array, rho: Array, distance: Array, diverged: Array, top: float
 ) -> Axes:
     z = np.where(diverged, np.nan, np.log10(np.maximum(distance, 1e-6)))
-    if power == 0:
-        # The threshold as a step size, which exists for every ρ.
-        edge = Line(list(theory.largest_stable_eta(rho, top) * top), list(rho), "theory", "theory")
-    else:
-        edge = Line([2.0, 2.0], [float(rho[0]), float(rho[-1])], "theory", "theory")
+    # The threshold as a step size, which exists for every ρ; any p > 0 takes ρ out of it.
+    edge = theory.largest_stable_eta(rho if power == 0 else 0 * rho, top) * top
     return Axes(
         title=f"p = {power:g}" + {0.0: " (USAM)", 1.0: " (SAM)"}.get(power, ""),
         x_label="ηλ",
         y_label="ρ",
         y_log=True,
         layers=[
-            Heat(
-                [float(x) for x in eta * top],
-                [float(y) for y in rho],
-                z.T.tolist(),
-                "log₁₀ distance",
-                -3,
-                3,
-            ),
-            Line(edge.x, edge.y, "predicted boundary", "theory", dash=True),
+            Heat((eta * top).tolist(), rho.tolist(), z.T.tolist(), "log₁₀ distance", -3, 3),
+            Line(edge.tolist(), rho.tolist(), "predicted boundary", "theory", dash=True),
         ],
     )
 
