@@ -25,9 +25,12 @@ MAY_IMPORT = {
     "hold": {"errors", "parameters"},
     "gradients": {"errors", "parameters"},
     "telemetry": CORE | {"gradients"},
+    "watch": CORE | {"gradients", "telemetry"},
+    "loop": CORE,
+    "scaling": {"errors", "parameters", "loop"},
     "base": CORE | {"gradients", "telemetry"},
     "presets": {"errors", "ascent"},
-    "sam": CORE | {"gradients", "telemetry", "base"},
+    "sam": CORE | {"gradients", "telemetry", "watch", "loop", "scaling", "base"},
     "curvature": LOW | {"hold"},
     "compat": {"errors", "sam"},
     "testing": CORE | {"sam"},
@@ -44,7 +47,8 @@ LAZY = {"cli": set(MAY_IMPORT)}
 
 #: Every in-place write outside hold.py, by file: to .grad, or to a tensor that is not a weight.
 WRITES = {
-    "gradients.py": {"add_", "fill_", "copy_"},
+    "gradients.py": {"add_", "copy_"},
+    "scaling.py": {"add_", "fill_"},
     "lab/problems.py": {"clamp_"},
 }
 

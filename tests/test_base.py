@@ -2,7 +2,6 @@
 
 import math
 import warnings
-import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 import thalweg
-from thalweg import SAM, Method, ThalwegError, base
+from thalweg import SAM, Method, ThalwegError
 
 
 def build(**changes):
@@ -154,22 +153,3 @@ def test_no_warning_where_nothing_is_lost():
 def test_any_single_number_is_a_rho(rho):
     sam = build(rho=rho)
     assert sam.optimizer.param_groups[0]["rho"] == float(rho)
-
-
-def test_the_guard_on_the_step_does_not_keep_its_owner_alive():
-    class Owner:
-        pass
-
-    owner, called = Owner(), []
-    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
-    handle = base.on_step(optimizer, owner, called.append)
-    optimizer.step()
-    assert called == [owner]
-    called.clear()
-    gone = weakref.ref(owner)
-    del owner
-    assert gone() is None
-    optimizer.step()
-    assert called == []
-    handle.remove()
-    assert not optimizer._optimizer_step_pre_hooks

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from thalweg.gradients import Aside, Both, poison
+from thalweg.gradients import Aside, Both
+from thalweg.scaling import poison
 
 
 def leaf(*values):

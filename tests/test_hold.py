@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from thalweg import SAM
-from thalweg.hold import RandomState, Weights, running_statistics
+from thalweg.hold import Buffers, RandomState, Weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -21,15 +21,14 @@ def test_a_move_and_the_way_back(dtype, as_tensor):
     for _ in range(3):
         weights.move([([a], [d], factors[0]), ([b], [e], factors[1])])
         assert weights.moved
-        assert a in weights
-        assert b in weights
+        assert set(weights.before) == {a, b}
         step = torch.finfo(dtype).eps * 8
         torch.testing.assert_close(a, before[0] + d / 4, rtol=step, atol=step)
         torch.testing.assert_close(b, before[1] - 3 * e, rtol=step, atol=step)
-        torch.testing.assert_close(weights.realized(a), a - before[0], rtol=0, atol=0)
+        assert torch.equal(weights.before[a], before[0])
         weights.restore()
         assert not weights.moved
-        assert a not in weights
+        assert not weights.before
         assert torch.equal(a, before[0])
         assert torch.equal(b, before[1])
     assert (a.data_ptr(), b.data_ptr()) == places
@@ -130,27 +129,47 @@ def test_running_statistics_are_put_back_for_any_layer_that_has_them():
         model[3].calls.add_(1)
         model[2].running_mean.add_(1)
 
-    with running_statistics(model):
-        change()
+    held = Buffers(model)
+    held.save()
+    change()
+    held.put_back()
     changed = {n for n, b in model.named_buffers() if not torch.equal(b, before[n])}
     assert changed == {"2.running_mean", "3.calls"}
     assert {name: b.data_ptr() for name, b in model.named_buffers()} == addresses
 
-    def raising():
-        with running_statistics(model):
-            change()
-            raise RuntimeError("stop")
 
-    with pytest.raises(RuntimeError, match="stop"):
-        raising()
-    assert torch.equal(model[1].running_mean, before["1.running_mean"])
-    with running_statistics(None):
-        pass
+def test_a_buffer_that_the_first_pass_changed_is_held_in_any_layer():
+    model = nn.Sequential(Counter(), Counter())
+    held = Buffers(model)
+    model[0].calls.add_(1)  # the first pass
+    held.save()
+    model[0].calls.add_(1)  # the second
+    model[1].calls.add_(1)
+    held.put_back()
+    assert (model[0].calls.item(), model[1].calls.item()) == (1.0, 1.0)
+
+
+def test_a_buffer_that_is_replaced_is_held():
+    layer = Counter()
+    held = Buffers(layer)
+    layer.calls = layer.calls + 1
+    after_one = layer.calls
+    held.save()
+    layer.calls = layer.calls + 1
+    held.put_back()
+    assert layer.calls is after_one
+    assert layer.calls.item() == 1.0
+
+
+def test_no_model_has_no_buffers():
+    held = Buffers(None)
+    held.save()
+    held.put_back()
 
 
 def test_the_random_state_is_put_back():
     torch.manual_seed(3)
-    state = RandomState([torch.zeros(1)])
+    state = RandomState()
     first = torch.rand(5)
     torch.rand(1000)
     state.put_back()

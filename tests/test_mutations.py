@@ -1,6 +1,5 @@
 """The guard of the guards: with SAM spoiled, each shared check must fail."""
 
-import contextlib
 import math
 
 import pytest
@@ -45,7 +44,7 @@ def half_the_norm(patch):
 
 
 def no_restore(patch):
-    patch.setattr(hold.Weights, "restore", lambda self: setattr(self, "_moved", []))
+    patch.setattr(hold.Weights, "restore", lambda self: setattr(self, "_away", []))
 
 
 def restore_by_subtraction(patch):
@@ -57,10 +56,10 @@ def restore_by_subtraction(patch):
 
     @torch.no_grad()
     def restore(self):
-        if self._moved:
+        if self._away:
             for w, d, factor in self.undo:
                 torch._foreach_sub_(w, [factor * t for t in d])
-        self._moved = []
+        self._away = []
 
     patch.setattr(hold.Weights, "move", move)
     patch.setattr(hold.Weights, "restore", restore)
@@ -71,7 +70,7 @@ def no_replay(patch):
 
 
 def no_held_buffers(patch):
-    patch.setattr(hold, "running_statistics", lambda model: contextlib.nullcontext())
+    patch.setattr(hold.Buffers, "put_back", lambda self: None)
 
 
 def ascent_gradient_kept(patch):

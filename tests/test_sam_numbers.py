@@ -84,6 +84,7 @@ def test_huge_and_tiny_together():
     assert epsilon[1:].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.filterwarnings("ignore:rounding swallows")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_many_16_bit_entries_are_summed_in_float32(dtype):
     last, _ = step_on([[1.0] * 100_000], dtype)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from thalweg import SAM, Method
+from thalweg import SAM, Method, ThalwegError
 
 
 def run(tools, form, scale, power, given, steps=5, **kwargs):
@@ -65,10 +65,99 @@ def test_with_the_scaler_every_power_is_free_of_the_scale(tools, form, power):
         assert a.curvature == pytest.approx(b.curvature, rel=1e-9)
 
 
-def test_without_the_scaler_the_scale_does_show_at_power_0(tools):
-    one, _ = run(tools, "passes", 1.0, Method(power=0), given=False)
-    much, _ = run(tools, "passes", 65536.0, Method(power=0), given=False)
-    assert not torch.allclose(one[0].weight, much[0].weight)
+@pytest.mark.parametrize("kwargs", [{"method": Method(power=0)}, {"telemetry": True}])
+def test_a_method_that_must_know_the_scale_asks_for_the_scaler(tools, kwargs):
+    model = tools.net()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sam = SAM(optimizer, model, 0.1, **kwargs)
+    for _ in sam.passes():
+        scaler.scale(tools.loss(model, 0)()).backward()
+    with pytest.raises(ThalwegError, match=r"write SAM\(\.\.\., scaler=scaler\)"):
+        scaler.step(optimizer)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("where", [0, 1])
+def test_unscaling_inside_the_loop_is_an_error(tools, given, where):
+    model = tools.net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sam = SAM(optimizer, model, 0.1, scaler=scaler if given else None)
+    for _ in sam.passes():  # without scaler=, SAM comes to know it by the first step
+        scaler.scale(tools.loss(model, 0)()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def wrong():
+        for here in sam.passes():
+            scaler.scale(tools.loss(model, 0)()).backward()
+            if here.index == where:
+                scaler.unscale_(optimizer)
+
+    with pytest.raises(ThalwegError, match=r"unscale_\(optimizer\) must come after the last pass"):
+        wrong()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_a_loss_that_is_not_scaled_is_an_error(tools):
+    model = tools.net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, 0.1, scaler=scaler)
+    with pytest.raises(ThalwegError, match=r"write scaler\.scale\(loss\)\.backward\(\)"):
+        tools.forms["passes"](sam, tools.loss(model, 0))
+
+
+class Script:
+    """A training script whose scaler is an attribute."""
+
+    def __init__(self, tools):
+        self.model = tools.net()
+        self.loss = tools.loss(self.model, 0)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    def closure(self):
+        self.model.zero_grad()
+        loss = self.loss()
+        self.scaler.scale(loss).backward()
+        return loss
+
+
+@pytest.mark.parametrize("kind", ["method", "function"])
+def test_a_closure_that_uses_a_scaler_sam_does_not_know_is_an_error(tools, kind):
+    script = Script(tools)
+    before = [p.detach().clone() for p in script.model.parameters()]
+    sam = SAM(torch.optim.SGD(script.model.parameters(), lr=0.1), script.model, 0.1)
+    scaler = script.scaler
+
+    def closure():
+        return scaler.scale(script.loss()).backward()
+
+    with pytest.raises(ThalwegError, match=r"write SAM\(\.\.\., scaler=scaler\)"):
+        sam.step(script.closure if kind == "method" else closure)
+    assert all(torch.equal(p, b) for p, b in zip(script.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_fused_base_with_a_scaler(tools, fused):
+    found = []
+    for scale in (1.0, 65536.0):
+        model = tools.net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10**6)
+        sam = SAM(optimizer, model, 0.1, power=0.5, scaler=scaler)
+        for step in range(5):
+            for _ in sam.passes():
+                scaler.scale(tools.loss(model, step)()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        found.append(model)
+    for p, q in zip(found[0].parameters(), found[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
 def test_step_takes_the_scaler_s_step_and_updates_it(tools):

@@ -90,6 +90,7 @@ def test_on_a_quadratic_the_curvature_is_the_rayleigh_quotient(rho):
         sam.optimizer.step()
 
 
+@pytest.mark.filterwarnings("ignore:rounding swallows")
 def test_the_curvature_is_that_of_the_epsilon_that_rounding_let_through():
     w = torch.tensor([1.0, 256.0], dtype=torch.bfloat16, requires_grad=True)
     sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.1, telemetry=True)

@@ -1,10 +1,9 @@
-"""What SAM asks of the base optimizer: its parameters, the radius of each group, word of a step."""
+"""What SAM asks of the base optimizer: its parameters, and the radius of each group."""
 
 from __future__ import annotations
 
 import math
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import parameters
-from thalweg.ascent import Method, check_method
+from thalweg.ascent import AllParameters, Always, Method, check_method
 from thalweg.errors import ThalwegError, number
 from thalweg.telemetry import Last, told
 
@@ -65,6 +64,11 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
             f"scaler must be a torch.amp.GradScaler or None, got {type(scaler).__name__}"
         )
     for p in trained(optimizer):
+        if model is None and parameters.is_sharded(p):
+            raise ThalwegError(
+                "model must be the module where its parameters are sharded (DTensor), got None: "
+                "it has to be resharded after every move; pass the module"
+            )
         if p.is_complex():
             raise ThalwegError(
                 f"parameters must be real, got one of dtype {p.dtype} and shape {tuple(p.shape)}: "
@@ -72,11 +76,70 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
             )
 
 
-def warn_of_left_over(optimizer: torch.optim.Optimizer, rho: float) -> None:
-    """Warn where all groups hold another common rho, left by a checkpoint or an earlier SAM.
+def check_closure(closure: Callable[[], Any] | None) -> Callable[[], Any]:
+    """Return the closure of a step, or raise if it is none.
+
+    Args:
+        closure: What the caller gave.
+
+    Returns:
+        The same.
+
+    Raises:
+        ThalwegError: If it cannot be called.
+    """
+    if not callable(closure):
+        raise ThalwegError(
+            f"step() needs a closure that clears the gradients, calls backward() and returns the "
+            f"loss, got {closure!r}: pass one, or use `for _ in sam.passes():`"
+        )
+    return closure
+
+
+def check_block(method: Method, trained: list[Tensor]) -> None:
+    """Raise unless a block can take the second gradient of a step, the first being there.
+
+    Args:
+        method: What a step does.
+        trained: The parameters.
+
+    Raises:
+        ThalwegError: If the method may skip passes, or there is no gradient.
+    """
+    if not isinstance(method.gate, Always):
+        raise ThalwegError(
+            f"perturbed() always takes two gradients, but the gate {method.gate!r} may skip one: "
+            "use `for _ in sam.passes():` or sam.step(closure)"
+        )
+    if all(p.grad is None for p in trained):
+        raise ThalwegError(
+            "perturbed() needs gradients, got none: call loss.backward() before the block"
+        )
+
+
+def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise unless a state was saved with a method that remembers the same things.
+
+    Args:
+        state: What is to be loaded.
+        own: What would be saved now.
+
+    Raises:
+        ThalwegError: If not.
+    """
+    if set(state) != set(own):
+        raise ThalwegError(
+            f"state must have the keys {sorted(own)}, got {sorted(state)}: it was saved with "
+            "another method; build SAM with that one"
+        )
+
+
+def warn(optimizer: torch.optim.Optimizer, model: nn.Module | None, rho: float) -> None:
+    """Warn of what is likely not meant: another rho in the groups, parameters left out.
 
     Args:
         optimizer: The base optimizer.
+        model: The module that is trained, or ``None``.
         rho: The radius asked for now.
     """
     held = {group.get("rho") for group in optimizer.param_groups}
@@ -84,6 +147,18 @@ def warn_of_left_over(optimizer: torch.optim.Optimizer, rho: float) -> None:
         warnings.warn(
             f"the optimizer's param groups already hold rho={held.pop()}, which is used; the "
             f'rho={rho} given now is not: set group["rho"] to change it',
+            stacklevel=3,
+        )
+    known = set(trained(optimizer))
+    if model is None or any(map(parameters.is_sharded, known)):
+        return  # a sharded model may show parameters that are gathered, which are others
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    missing = [name for name, p in named if p not in known]
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(named)} trainable parameters of the model are not in the "
+            f"optimizer ({missing[0]} is the first), so they are neither perturbed nor trained: "
+            "give them to the optimizer, or call requires_grad_(False) on them",
             stacklevel=3,
         )
 
@@ -109,11 +184,15 @@ def rhos(optimizer: torch.optim.Optimizer, default: float, method: Method, step:
         ThalwegError: If the ``"rho"`` of a group is not a number >= 0.
     """
     found = []
+    everything = isinstance(method.filter, AllParameters)
     for group in optimizer.param_groups:
-        rho = number('the "rho" of a param group', group.setdefault("rho", default), at_least=0)
+        rho = group.setdefault("rho", default)
+        if type(rho) is not float or not 0 <= rho < math.inf:
+            rho = number('the "rho" of a param group', rho, at_least=0)
         now = method.schedule(rho, step)
         if now > 0:
-            found.append((now, [p for p in group["params"] if method.filter(p)]))
+            chosen = group["params"]
+            found.append((now, chosen if everything else [p for p in chosen if method.filter(p)]))
     return found
 
 
@@ -132,65 +211,51 @@ def moves(
         the CPU the factor is a float and there are no moves where it is 0; on an accelerator it
         is a tensor there, so that nothing is read back and nothing waits.
     """
-    groups = [(rho, [p for p in chosen if p.grad is not None]) for rho, chosen in rhos]
-    gradients = [p.grad for _, chosen in groups for p in chosen if p.grad is not None]
-    if not gradients:
-        if any(chosen for _, chosen in rhos):
-            warnings.warn(
-                "no parameter of the optimizer got a gradient in the first pass, so nothing is "
-                "perturbed: call backward() in every pass, on a loss of the parameters that the "
-                "optimizer was given",
-                stacklevel=2,
-            )
+    groups = []
+    for rho, chosen in rhos:
+        pairs = [(p, g) for p in chosen if (g := p.grad) is not None]
+        if pairs:
+            groups.append((rho, [p for p, _ in pairs], [_aligned(g, p) for p, g in pairs]))
+    if sum(len(held) for _, _, held in groups) < sum(len(chosen) for _, chosen in rhos):
+        _look_for_gradients([p for _, chosen in rhos for p in chosen])
+    if not groups:
         return Last(grad_norm=0.0 if rhos else math.nan), []
     # The factor is linear in rho: it is taken once, for the largest, and shared out.
-    top = max(rho for rho, chosen in groups if chosen)
-    epsilon = method.perturbation(gradients, top, scale=scale)
+    top = max(rho for rho, _, _ in groups)
+    epsilon = method.perturbation([g for _, _, held in groups for g in held], top, scale=scale)
     rest = iter(epsilon.direction)
-    parts = [(chosen, [next(rest) for _ in chosen], rho / top) for rho, chosen in groups if chosen]
+    parts = [(chosen, [next(rest) for _ in chosen], rho / top) for rho, chosen, _ in groups]
     length = epsilon.length
     if len(parts) > 1:
         norms = [epsilon.factor * share * parameters.norm(d) for _, d, share in parts]
         length = torch.linalg.vector_norm(torch.stack(norms))
     last = told(epsilon, length, method.cap)
-    if epsilon.factor.device.type != "cpu":
+    if parameters.costly_to_read(epsilon.factor.device):
         return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
     factor = float(epsilon.factor)
     return last, [(w, d, factor * share) for w, d, share in parts if last.moved]
 
 
-def scale(scaler: torch.amp.GradScaler | None, trained: list[Tensor]) -> Tensor | None:
-    """Return what a gradient scaler multiplies the gradients by, without waiting for a device.
-
-    Args:
-        scaler: The scaler, or ``None``.
-        trained: The parameters.
-
-    Returns:
-        ``None`` without a scaler; otherwise a zero-dimensional float64 tensor.
-    """
-    if scaler is None or not scaler.is_enabled():
-        return None
-    one: Tensor = scaler.scale(torch.ones((), device=trained[0].device))
-    return one.double()
+def _aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Return the gradient, sharded as its parameter is."""
+    if not parameters.is_sharded(parameter) or gradient.placements == parameter.placements:  # type: ignore[attr-defined]
+        return gradient
+    return gradient.redistribute(parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined, no-any-return]
 
 
-def on_step(optimizer: torch.optim.Optimizer, owner: Any, act: Callable[[Any], None]) -> Any:
-    """Call ``act(owner)`` before every step of the optimizer, as long as the owner lives.
-
-    Args:
-        optimizer: The base optimizer.
-        owner: Held weakly, so that a forgotten SAM object can go.
-        act: What to do.
-
-    Returns:
-        The hook's handle; ``remove()`` takes it away.
-    """
-    reference = weakref.ref(owner)
-
-    def hook(*_: Any) -> None:
-        alive = reference()
-        if alive is not None:
-            act(alive)
-
-    return optimizer.register_step_pre_hook(hook)
+def _look_for_gradients(chosen: list[Tensor]) -> None:
+    """Tell of an ascent pass that left no gradient where there must be one."""
+    sharded = [p for p in chosen if parameters.is_sharded(p)]
+    if sharded and all(p.grad is None for p in sharded):
+        raise ThalwegError(
+            "sharded parameters must get their gradients in every pass, got none in the first: an "
+            "ascent of each rank by itself is not possible under FSDP2, where no rank holds a "
+            "whole gradient; keep set_requires_gradient_sync(True) for the pass's last backward()"
+        )
+    if all(p.grad is None for p in chosen):
+        warnings.warn(
+            "no parameter of the optimizer got a gradient in the first pass, so nothing is "
+            "perturbed: call backward() in every pass, on a loss of the parameters that the "
+            "optimizer was given",
+            stacklevel=4,
+        )

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def kept(gradient: Tensor) -> Tensor:
+    """Return a gradient that outlives the next backward pass.
+
+    Args:
+        gradient: The ``.grad`` of a parameter. A view lies in somebody else's storage, such as a
+            bucket of DistributedDataParallel, which the next backward pass overwrites.
+
+    Returns:
+        The gradient itself; of a view, a copy.
+
+    Example:
+        >>> bucket = torch.zeros(4)
+        >>> kept(bucket) is bucket, kept(bucket[:2]).untyped_storage().nbytes()
+        (True, 8)
+    """
+    return gradient.clone() if gradient._is_view() else gradient
 
 
 class Aside:
@@ -19,7 +36,7 @@ class Aside:
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._held = [(p, p.grad) for p in parameters]
+        self._held = [(p, p.grad if p.grad is None else kept(p.grad)) for p in parameters]
         for p in parameters:
             p.grad = None
 
@@ -49,7 +66,7 @@ class Both:
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._all = [(p, p.grad) for p in parameters if p.grad is not None]
+        self._all = [(p, kept(p.grad)) for p in parameters if p.grad is not None]
         self._before: dict[Tensor, tuple[Tensor, Tensor]] = {}
         self._versions: dict[Tensor, int] = {}
         self._hooks: list[Any] = []
@@ -116,20 +133,3 @@ class Both:
             old = self._old(p)
             assert p.grad is not None
             p.grad.copy_(u if old is None else old + u)
-
-
-@torch.no_grad()
-def poison(parameters: Sequence[Tensor], norm: float | Tensor) -> None:
-    """Make one gradient infinite where ``norm`` is not finite, so that a scaler skips the step.
-
-    Args:
-        parameters: Whose gradients.
-        norm: Norm of the ascent gradient; a tensor is not read.
-    """
-    first = next((p.grad for p in parameters if p.grad is not None), None)
-    if first is None:
-        return
-    if isinstance(norm, Tensor):
-        first.add_(torch.where(torch.isfinite(norm), 0.0, math.inf).to(first))
-    elif not math.isfinite(norm):
-        first.fill_(math.inf)

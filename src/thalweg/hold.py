@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from thalweg import parameters
+
 _RUNNING = {"running_mean", "running_var", "num_batches_tracked"}
+#: Parameters, directions of the same shapes, and the factor, for each group.
+Moves = Sequence[tuple[Sequence[Tensor], Sequence[Tensor], float | Tensor]]
 
 
 class Weights:
     """Moves parameters and puts them back. Its backup buffers are kept from step to step.
+
+    Args:
+        model: Is resharded before every move and after every restore, where it shards its
+            parameters; ``None`` if there is none.
+        keep: Whether the buffers are kept when the weights are back.
 
     Example:
         >>> w = torch.tensor([1.0, 2.0])
@@ -30,37 +40,40 @@ class Weights:
         tensor([1., 2.])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module | None = None, *, keep: bool = True) -> None:
+        self._model = model
+        self._keep = keep
         self._backup: dict[Tensor, Tensor] = {}
-        self._moved: list[Tensor] = []
-        self._ids: set[int] = set()
+        self._away: list[Tensor] = []
         self._known: list[Tensor] = []
+        self._forms: list[Any] = []
         self._copies: list[Tensor] = []
+        self._sharded = False
 
     @property
     def moved(self) -> bool:
         """Whether any weight is away from its place."""
-        return bool(self._moved)
+        return bool(self._away)
 
     @torch.no_grad()
-    def move(
-        self, moves: Sequence[tuple[Sequence[Tensor], Sequence[Tensor], float | Tensor]]
-    ) -> None:
+    def move(self, moves: Moves) -> None:
         """Add ``factor * direction`` to parameters, after a copy of them is safe.
 
         Args:
-            moves: Parameters, directions of the same shapes, and the factor, for each group. A
-                factor given as a tensor is applied without reading it, and where it is 0 the
+            moves: A factor given as a tensor is applied without reading it, and where it is 0 the
                 parameters stay even if the direction is not finite.
         """
         self.restore()
-        parameters = [p for group, _, _ in moves for p in group]
-        if not parameters:
+        moving = [p for group, _, _ in moves for p in group]
+        if not moving:
             return
-        self._copies = self._buffers(parameters)
-        torch._foreach_copy_(self._copies, parameters)
-        self._moved = parameters
-        self._ids = {id(p) for p in parameters}
+        self._room(moving)
+        if self._sharded:  # what was gathered before the move would go on being used
+            reshard(self._model)
+            moves = [(parameters.local(p), parameters.local(d), f) for p, d, f in moves]
+            moving = [p for group, _, _ in moves for p in group]
+        torch._foreach_copy_(self._copies, moving)
+        self._away = moving
         for group, direction, factor in moves:
             if isinstance(factor, Tensor):
                 torch._foreach_add_(list(group), [_product(factor, d) for d in direction])
@@ -68,40 +81,45 @@ class Weights:
                 torch._foreach_add_(list(group), list(direction), alpha=factor)
             else:  # of a gradient so small that its own dtype cannot hold the factor
                 torch._foreach_add_(list(group), [d.double() * factor for d in direction])
+        torch.clear_autocast_cache()  # autocast would go on using its copies of the weights
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put every moved weight back, bit for bit. Does nothing where none is moved."""
-        if self._moved:
-            torch._foreach_copy_(self._moved, self._copies)
-            self._moved, self._ids = [], set()
+        if not self._away:
+            return
+        torch._foreach_copy_(self._away, self._copies)
+        self._away = []
+        torch.clear_autocast_cache()
+        if self._sharded:
+            reshard(self._model)
+        if not self._keep:
+            self.release()
 
-    def __contains__(self, parameter: Tensor) -> bool:
-        return id(parameter) in self._ids
-
-    @torch.no_grad()
-    def realized(self, parameter: Tensor) -> Tensor:
-        """Return the ε that rounding let through to a moved parameter."""
-        return parameter - self._backup[parameter]
+    @property
+    def before(self) -> dict[Tensor, Tensor]:
+        """Of every parameter that is away, the copy taken before."""
+        return {p: self._backup[p] for p in self._known} if self._away else {}
 
     def release(self) -> None:
         """Give the backup buffers back, after putting the weights back."""
         self.restore()
         self._backup.clear()
-        self._known, self._copies = [], []
+        self._known, self._forms, self._copies = [], [], []
 
-    def _buffers(self, parameters: list[Tensor]) -> list[Tensor]:
-        """Room for a copy of each parameter, kept from step to step."""
-        if not _same(parameters, self._known):
-            for p in parameters:
-                if p not in self._backup:
-                    self._backup[p] = torch.empty_like(p)
-            self._known, self._copies = parameters, [self._backup[p] for p in parameters]
-        # A parameter can be given another dtype, shape or device between steps.
-        for i, (p, b) in enumerate(zip(parameters, self._copies, strict=True)):
-            if p.dtype is not b.dtype or not p.is_same_size(b) or p.device != b.device:
-                self._backup[p] = self._copies[i] = torch.empty_like(p)
-        return self._copies
+    def _room(self, moving: list[Tensor]) -> None:
+        """Make room for a copy of each parameter, kept from step to step."""
+        # A parameter can be given another dtype, device or shape between steps.
+        forms = [(p.dtype, p.device, p.shape) for p in moving]
+        if _same(moving, self._known) and forms == self._forms:
+            return
+        for p in moving:
+            b = self._backup.get(p)
+            if b is None or (b.dtype, b.device, b.shape) != (p.dtype, p.device, p.shape):
+                self._backup[p] = torch.empty_like(p)
+        self._known, self._forms = moving, forms
+        self._copies = parameters.local([self._backup[p] for p in moving])
+        self._sharded = any(map(parameters.is_sharded, moving))
 
 
 def _same(left: list[Tensor], right: list[Tensor]) -> bool:
@@ -117,58 +135,155 @@ def _product(factor: Tensor, direction: Tensor) -> Tensor:
     return torch.where(factor != 0, wide * held, 0.0)
 
 
-@contextlib.contextmanager
-def running_statistics(model: nn.Module | None) -> Iterator[None]:
-    """Put the buffers of normalization layers back at the end of the block.
+class Buffers:
+    """The buffers that a forward pass advances, such as running means; held from the first pass on.
 
-    A layer is known by its running statistics, so that custom and synchronized ones count too. It
-    is held by saving and copying back: switching flags on the layer would make a compiled model
-    compile twice, and would change what InstanceNorm computes.
+    They are held by saving and copying back: switching flags on a layer would make a compiled
+    model compile twice, and would change what InstanceNorm computes. A layer in training mode that
+    has running statistics is held whole, so that custom and synchronized ones count too; of every
+    other layer the buffers that changed since this object was made.
 
     Args:
         model: Whose layers; ``None`` for none.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> buffers = Buffers(norm)
+        >>> buffers.save()
+        >>> norm(torch.tensor([[1.0], [3.0]])).shape
+        torch.Size([2, 1])
+        >>> buffers.put_back()
+        >>> norm.running_mean
+        tensor([0.])
     """
-    buffers = []
-    waiting = [model]  # faster than model.modules(), which makes a name for every layer
-    while waiting:
-        layer = waiting.pop()
-        if layer is not None:
-            waiting += layer._modules.values()
-            if layer.training and not _RUNNING.isdisjoint(layer._buffers):
-                buffers += [buffer for buffer in layer._buffers.values() if buffer is not None]
-    saved = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, saved, strict=True):
-                buffer.copy_(value)
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self._seen: list[tuple[nn.Module, str, Tensor, int]] = []
+        self._saved: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        for layer in layers(model):
+            for name, buffer in layer._buffers.items():
+                if buffer is not None:
+                    self._seen.append((layer, name, buffer, _version(buffer)))
+
+    def save(self) -> None:
+        """Save what must be put back."""
+        for layer, name, buffer, version in self._seen:
+            now = layer._buffers.get(name)
+            running = layer.training and not _RUNNING.isdisjoint(layer._buffers)
+            if now is not None and (running or now is not buffer or _version(now) != version):
+                self._saved.append((layer, name, now, now.clone()))
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Put back what was saved, in place; where a layer has replaced a buffer, the old one."""
+        for layer, name, buffer, value in self._saved:
+            buffer.copy_(value)
+            if layer._buffers.get(name) is not buffer:
+                layer._buffers[name] = buffer
+        self._saved = []
+
+
+def _version(buffer: Tensor) -> int:
+    """How often a buffer was written to."""
+    return 0 if buffer.is_inference() else buffer._version
+
+
+def layers(model: nn.Module | None) -> list[nn.Module]:
+    """Return a model and every module within it.
+
+    Args:
+        model: ``None`` for none.
+
+    Returns:
+        The modules; one that is shared may come more than once.
+    """
+    found = [] if model is None else [model]
+    for layer in found:  # grows; faster than model.modules(), which makes a name for every layer
+        found += [child for child in layer._modules.values() if child is not None]
+    return found
+
+
+def reshard(model: nn.Module | None) -> None:
+    """Free every parameter that FSDP2 has gathered, so that the next forward gathers it anew.
+
+    Args:
+        model: The module that was given to ``fully_shard``, or one that holds it.
+    """
+    for layer in layers(model):
+        if _gathers(layer):
+            layer.reshard()  # type: ignore[operator]
+
+
+def start_over(model: nn.Module | None) -> None:
+    """Let FSDP2 forget a pass that was broken off, with all that it had gathered by then.
+
+    Args:
+        model: The module that was given to ``fully_shard``, or one that holds it.
+    """
+    found = [] if model is None else [model]
+    for layer in found:
+        if not _gathers(layer):
+            found += [child for child in layer._modules.values() if child is not None]
+        elif hasattr(layer, "reset_iter_state"):  # torch has it since 2.12
+            with contextlib.suppress(RuntimeError):  # of a model that is part of a larger one
+                layer.reset_iter_state()  # type: ignore[operator]
+
+
+def _gathers(layer: nn.Module) -> bool:
+    """Whether this is a module of FSDP2, told without importing it."""
+    return hasattr(type(layer), "reshard") and hasattr(type(layer), "unshard")
 
 
 class RandomState:
-    """The state of torch's generators, on the CPU and on the devices of some tensors.
+    """The state of torch's generators, on the CPU and on some accelerators.
 
     Args:
-        tensors: Whose devices.
+        devices: The accelerators.
 
     Example:
-        >>> before = RandomState([])
+        >>> before = RandomState()
         >>> x = torch.rand(1)
         >>> before.put_back()
         >>> bool(torch.rand(1) == x)
         True
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, devices: Iterable[torch.device] = ()) -> None:
         self._cpu = torch.get_rng_state()
-        self._others = {
-            device: torch.get_device_module(device).get_rng_state(device)
-            for device in {t.device for t in tensors}
-            if device.type not in ("cpu", "meta")
-        }
+        self._others = {d: torch.get_device_module(d).get_rng_state(d) for d in devices}
 
     def put_back(self) -> None:
         """Set every generator to the state it had."""
         torch.set_rng_state(self._cpu)
         for device, state in self._others.items():
             torch.get_device_module(device).set_rng_state(state, device)
+
+
+class Replay:
+    """Makes every pass see the same random numbers, and normalization layers advance once.
+
+    Args:
+        model: Whose buffers are held; ``None`` for none.
+        trained: On whose devices random numbers are drawn.
+    """
+
+    def __init__(self, model: nn.Module | None, trained: Sequence[Tensor]) -> None:
+        found = {p.device for p in trained}
+        self._devices = [device for device in found if device.type not in ("cpu", "meta")]
+        self._start = RandomState(self._devices)
+        self._end = self._start
+        self._buffers = Buffers(model)
+
+    def first_pass_is_over(self) -> None:
+        """Remember where the first pass left random numbers and buffers: there they will end."""
+        self._end = RandomState(self._devices)
+        self._buffers.save()
+
+    def rewind(self) -> None:
+        """Let the next pass draw what the first one drew."""
+        self._start.put_back()
+
+    def end(self) -> None:
+        """Put random numbers and buffers where the first pass left them."""
+        self._end.put_back()
+        self._buffers.put_back()

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from thalweg import parameters
 from thalweg.ascent import Perturbation
+from thalweg.errors import ThalwegError
 from thalweg.gradients import Both
 from thalweg.hold import Weights
 
 
-@dataclass(frozen=True, slots=True)
 class Pass:
     """Where a loop over :meth:`SAM.passes` stands.
 
@@ -23,11 +23,42 @@ class Pass:
         index: 0 for the first pass.
         ascent: Whether this pass takes the ascent gradient, at w.
         last: Whether this pass takes the gradient that the base optimizer gets.
+        loss: The caller may put the loss of this pass here, a number or a tensor of one; from two
+            of them ``sam.last.loss_rise`` comes.
+
+    Example:
+        >>> here = Pass(0, ascent=True, last=False)
+        >>> here.loss = 2.5
+        >>> here
+        Pass(index=0, ascent=True, last=False)
     """
 
-    index: int
-    ascent: bool
-    last: bool
+    __slots__ = ("_loss", "ascent", "index", "last")
+
+    def __init__(self, index: int, *, ascent: bool, last: bool) -> None:
+        self.index = index
+        self.ascent = ascent
+        self.last = last
+        self._loss: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Pass(index={self.index}, ascent={self.ascent}, last={self.last})"
+
+    @property
+    def loss(self) -> Tensor | None:
+        """The loss of this pass, in float64 and without its graph; ``None`` where not known."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, value: object) -> None:
+        if isinstance(value, Tensor) and value.numel() == 1:
+            self._loss = value.detach().reshape(()).double()
+        elif isinstance(value, int | float):
+            self._loss = torch.tensor(value, dtype=torch.float64)
+        else:
+            raise ThalwegError(
+                f"loss must be a number or a tensor of one, got {value!r}: store the loss itself"
+            )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -35,17 +66,22 @@ class Last:
     """What the latest perturbation did.
 
     Numbers are floats on the CPU. On an accelerator they are zero-dimensional tensors there, so
-    that nothing waits until somebody reads them.
+    that nothing waits until somebody reads them. What was not measured is NaN; what is marked with
+    a star is measured with ``telemetry=True``.
 
     Attributes:
         grad_norm: ‖g‖, the norm of the ascent gradient over the perturbed parameters, without the
-            factor of a gradient scaler; NaN where no ascent gradient was taken.
+            factor of a gradient scaler.
         perturbation_norm: ‖ε‖, in parameter units, before rounding to the parameters' dtype.
         capped: 1 where the cap on ‖ε‖ bit, else 0.
-        descent_norm: ‖h‖, the norm of the gradient at w + ε; NaN without telemetry.
-        cosine: Of the angle between g and h; NaN without telemetry.
-        curvature: ⟨h - g, ε⟩ / ‖ε‖² for the ε that rounding let through: the Hessian along ε,
-            averaged over the segment from w to w + ε; NaN without telemetry.
+        descent_norm: * ‖h‖, the norm of the gradient at w + ε.
+        cosine: * Of the angle between g and h.
+        curvature: * ⟨h - g, ε⟩ / ‖ε‖² for the ε that rounding let through: the Hessian along ε,
+            averaged over the segment from w to w + ε.
+        loss_rise: Loss at w + ε minus loss at w, where both are known: from ``step(closure)``, or
+            where the caller of ``passes()`` stores them in ``here.loss``.
+        share_moved: * Share of the entries with ε ≠ 0 that rounding let move.
+        fidelity: * Cosine of the angle between the ε that was meant and the one let through.
 
     Example:
         >>> Last(grad_norm=2.0, perturbation_norm=0.05)  # what was not measured is left out
@@ -58,11 +94,18 @@ class Last:
     descent_norm: float | Tensor = math.nan
     cosine: float | Tensor = math.nan
     curvature: float | Tensor = math.nan
+    loss_rise: float | Tensor = math.nan
+    share_moved: float | Tensor = math.nan
+    fidelity: float | Tensor = math.nan
 
     def __repr__(self) -> str:
-        known = {f.name: float(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        told = [f"{k}={v:.6g}" for k, v in known.items() if not math.isnan(v)]
+        told = [f"{k}={v:.6g}" for k, v in self.known().items()]
         return f"Last(moved={self.moved}, {', '.join(told)})"
+
+    def known(self) -> dict[str, float]:
+        """Return what was measured, as plain floats; an accelerator is waited for."""
+        values = {f.name: float(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     @property
     def moved(self) -> bool:
@@ -81,13 +124,11 @@ def told(perturbation: Perturbation, length: Tensor, cap: float) -> Last:
     Returns:
         The record, without what needs the gradient at w + ε.
     """
-    return Last(
-        grad_norm=_number(perturbation.norm),
-        # Where nothing moves, 0 times a norm that is not finite would be NaN.
-        perturbation_norm=_number(torch.where(perturbation.factor != 0, length, 0.0)),
-        # A length that was cut is the cap up to rounding.
-        capped=_number((perturbation.length > cap * (1 - 1e-9)).double()),
-    )
+    # Where nothing moves, 0 times a norm that is not finite would be NaN.
+    length = torch.where(perturbation.factor != 0, length, 0.0)
+    # A length that was cut is the cap up to rounding.
+    capped = perturbation.length > cap * (1 - 1e-9) if cap < math.inf else torch.zeros_like(length)
+    return Last(read(perturbation.norm), read(length), read(capped.double()))
 
 
 def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> Last:
@@ -107,18 +148,26 @@ def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> 
     g, h = parameters.norm(here), parameters.norm(uphill)
     record = dataclasses.replace(
         last,
-        descent_norm=_number(h / factor),
-        cosine=_number(parameters.dot(here, uphill) / (g * h)),
+        descent_norm=read(h / factor),
+        cosine=read(parameters.dot(here, uphill) / (g * h)),
     )
-    if not weights.moved:
-        return record
+    before = weights.before
     rows = zip(both.parameters, here, uphill, strict=True)
-    moved = [(weights.realized(p), u - v) for p, v, u in rows if p in weights]
+    moved = [(p.detach() - before[p], u - v) for p, v, u in rows if p in before]
+    if not moved:
+        return record
     epsilon, difference = [e for e, _ in moved], [d for _, d in moved]
     change = parameters.dot(difference, epsilon) / factor
-    return dataclasses.replace(record, curvature=_number(change / parameters.dot(epsilon, epsilon)))
+    return dataclasses.replace(record, curvature=read(change / parameters.dot(epsilon, epsilon)))
 
 
-def _number(value: Tensor) -> float | Tensor:
-    """A Python number from the CPU; elsewhere the tensor itself, unread."""
-    return float(value) if value.device.type == "cpu" else value
+def read(value: Tensor) -> float | Tensor:
+    """Return a Python number from the CPU; elsewhere the tensor itself, unread.
+
+    Args:
+        value: Zero-dimensional.
+
+    Returns:
+        The number.
+    """
+    return value if parameters.costly_to_read(value.device) else float(value)

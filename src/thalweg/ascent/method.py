@@ -133,6 +133,12 @@ class Method:
             return self.max_norm
         return DEFAULT_CAP if self.power > 1 else math.inf
 
+    @property
+    def scale_matters(self) -> bool:
+        """Whether ε changes when the loss is multiplied by a number."""
+        bare = isinstance(self.direction, Gradient)  # another may remember earlier gradients
+        return self.power != 1 or self.cap < math.inf or not bare
+
     def perturbation(
         self,
         gradient: Sequence[Tensor],

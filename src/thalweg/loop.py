@@ -1,0 +1,110 @@
+"""A loop over ``passes()`` that is open, and what must be undone at its end, whoever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from thalweg import hold
+from thalweg.errors import ThalwegError
+
+
+class Loops:
+    """The one loop that may be open at a time.
+
+    While it is open, a step of the optimizer and a ``state_dict()`` of the model close it first:
+    they would else take, or save, weights that are moved.
+
+    Args:
+        optimizer: The base optimizer.
+        model: The module that is trained, or ``None``.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module | None) -> None:
+        self._optimizer = optimizer
+        self._model = model
+        self._models = list(_wrapped(model))
+        self._open: contextlib.ExitStack | None = None
+        self._guards: list[Any] = []
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[contextlib.ExitStack]:
+        """Open a loop; its end calls back everything that must be undone, last things first."""
+        close = weakly(self, Loops._undo)
+        guards: list[Any] = [self._optimizer.register_step_pre_hook(close)]
+        for model in self._models:
+            guards.append(model.register_state_dict_pre_hook(close))  # type: ignore[no-untyped-call]
+        self._guards = guards
+        try:
+            with contextlib.ExitStack() as loop:
+                self._open = loop
+                yield loop
+        except BaseException:
+            hold.start_over(self._model)
+            raise
+        finally:
+            for guard in guards:
+                guard.remove()
+            if self._open is loop:  # a stale loop may end while a newer one is open
+                self._open = None
+
+    def close(self) -> None:
+        """Undo a loop that was left open, such as one bound to a name and abandoned."""
+        self._undo()
+        for guard in self._guards:
+            guard.remove()
+
+    def _undo(self) -> None:
+        """Undo the loop that is open; its guards stay, one of them may be calling this."""
+        if self._open is not None:
+            loop, self._open = self._open, None
+            loop.close()
+
+    def check(self, loop: contextlib.ExitStack) -> None:
+        """Raise if this loop has been closed by somebody else.
+
+        Args:
+            loop: What :meth:`open` gave.
+
+        Raises:
+            ThalwegError: If it has.
+        """
+        if self._open is not loop:
+            raise ThalwegError(
+                "optimizer.step(), model.state_dict() or another loop must come after the loop "
+                "over passes(), and one came inside it; the weights have been put back: move that "
+                "call after the loop"
+            )
+
+
+def weakly(owner: Any, act: Callable[[Any], None]) -> Callable[..., None]:
+    """Return a hook that calls ``act(owner)`` as long as the owner lives.
+
+    Args:
+        owner: Held weakly, so that a forgotten SAM object can go.
+        act: What to do.
+
+    Returns:
+        A function of any arguments.
+    """
+    reference = weakref.ref(owner)
+
+    def hook(*_: Any) -> None:
+        alive = reference()
+        if alive is not None:
+            act(alive)
+
+    return hook
+
+
+def _wrapped(model: nn.Module | None) -> Iterator[nn.Module]:
+    """A model, and the one that it wraps, as DistributedDataParallel and torch.compile do."""
+    while model is not None:
+        yield model
+        children = list(model._modules.values())
+        model = children[0] if len(children) == 1 and not model._parameters else None

@@ -1,0 +1,196 @@
+"""Watches a SAM object at work: telemetry, totals, and the warnings, once each, that they give."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg import parameters
+from thalweg.errors import ThalwegError
+from thalweg.gradients import Both
+from thalweg.hold import Moves, Weights
+from thalweg.telemetry import Last, measured, read
+
+#: Steps over which a warning is thought over.
+_WINDOW = 50
+#: A mean loss rise below this share of the batch noise is lost in it.
+_LOST = 0.01
+#: A perturbation whose cosine with the one that was meant is below this is another one.
+_FAITHFUL = 0.95
+
+
+class Watch:
+    """What is measured of a step, and what all steps so far have in common.
+
+    Args:
+        weights: What is moved.
+        telemetry: Whether to measure what needs the gradient at w + ε.
+    """
+
+    def __init__(self, weights: Weights, *, telemetry: bool) -> None:
+        self._weights = weights
+        self._telemetry = telemetry
+        self._steps = 0
+        self._skipped: float | Tensor = 0.0
+        self._moves: Moves = []
+        self._looked = False
+        self._window: deque[tuple[Any, Any, Any]] = deque(maxlen=_WINDOW)
+        self._said: set[str] = set()
+
+    def moved(self, last: Last, moves: Moves) -> Last:
+        """Return the record with what rounding left of ε: with telemetry; else once, of 16 bits.
+
+        Args:
+            last: The record so far.
+            moves: How the weights were meant to move.
+        """
+        if self._telemetry:
+            self._moves = moves
+        elif self._looked or not self._weights.moved:
+            return last
+        first, self._looked = not self._looked, True
+        narrow = {p.dtype for group, _, _ in moves for p in group if p.dtype.itemsize == 2}
+        if not (narrow or self._telemetry):
+            return last
+        last = dataclasses.replace(last, **fidelity(self._weights, moves))
+        if first and narrow and last.fidelity < _FAITHFUL:
+            names = " and ".join(str(dtype).removeprefix("torch.") for dtype in narrow)
+            self._say(
+                "rounding",
+                f"rounding swallows the perturbation: {names} weights let "
+                f"{100 * float(last.share_moved):.0f} % of the entries move, and what moves has a "
+                f"cosine of {float(last.fidelity):.2f} with the ε that was meant; keep the "
+                "weights in float32, or use a larger rho",
+            )
+        return last
+
+    def measure(self, last: Last, both: Both, scale: Tensor | None) -> Last:
+        """Return the record with what the gradient at w + ε tells; the weights are still there.
+
+        Args:
+            last: The record so far.
+            both: The gradients g and h.
+            scale: What both gradients were multiplied by, if by anything.
+        """
+        self._moves = []
+        return measured(last, both, self._weights, scale) if self._telemetry else last
+
+    def fidelity(self, dtype: torch.dtype) -> tuple[float, float]:
+        """Return the share of entries that move, and the cosine, when rounded to ``dtype``.
+
+        Args:
+            dtype: To which the weights are rounded.
+
+        Raises:
+            ThalwegError: If the weights are not moved now, or there is no telemetry.
+        """
+        if not (self._weights.moved and self._moves):
+            raise ThalwegError(
+                "fidelity() must be called while the weights are moved, with telemetry=True: call "
+                "it in the loop over passes(), where here.last"
+            )
+        found = fidelity(self._weights, self._moves, dtype)
+        return float(found["share_moved"]), float(found["fidelity"])
+
+    def log(self, last: Last) -> dict[str, float]:
+        """Return the latest step and the totals in plain floats.
+
+        Args:
+            last: The latest step.
+        """
+        self.think()
+        totals = {"steps": self._steps, "skipped": self._skipped}
+        return {f"sam/{name}": float(v) for name, v in {**last.known(), **totals}.items()}
+
+    def count(self, last: Last, losses: Sequence[Tensor | None], *, perturbed: bool) -> Last:
+        """Add a step, and return its record with the loss rise.
+
+        Args:
+            last: What it did.
+            losses: At w and at w + ε, where they are known.
+            perturbed: Whether it was to be perturbed.
+        """
+        known = [loss for loss in losses if loss is not None]
+        if len(known) == 2:
+            last = dataclasses.replace(last, loss_rise=read(known[1] - known[0]))
+        self._steps += 1
+        if not perturbed:
+            return last
+        length = last.perturbation_norm
+        nothing = (length == 0).double() if isinstance(length, Tensor) else float(length == 0)
+        self._skipped = self._skipped + nothing
+        if self._telemetry:
+            self._window.append((last.cosine, last.loss_rise, known[0] if known else None))
+            if not isinstance(length, Tensor) and self._steps % _WINDOW == 0:
+                self.think()
+        return last
+
+    def think(self) -> None:
+        """Warn, once each, of what the last steps tell; an accelerator is waited for."""
+        rows = [tuple(float("nan" if v is None else v) for v in row) for row in self._window]
+        if len(rows) < _WINDOW:
+            return
+        uphill = sum(cosine < 0 for cosine, _, _ in rows)
+        if uphill > _WINDOW / 2:
+            self._say(
+                "large",
+                f"rho is too large here: in {uphill} of the last {_WINDOW} steps the gradient at "
+                "w + ε points uphill at w (its cosine with the gradient at w is negative); use "
+                "a smaller rho",
+            )
+        rises, losses = [rise for _, rise, _ in rows], [loss for _, _, loss in rows]
+        # Differences of neighbours, so that a loss that falls is not taken for noise.
+        steps = [b - a for a, b in itertools.pairwise(losses)]
+        noise = math.sqrt(sum(s * s for s in steps) / len(steps) / 2)
+        rise = sum(rises) / len(rises)
+        if abs(rise) < _LOST * noise:
+            self._say(
+                "small",
+                f"rho is too small to matter here: over the last {_WINDOW} steps the loss rises "
+                f"by {rise:.2g} from w to w + ε, and differs by {noise:.2g} from batch to batch; "
+                "use a larger rho, or none",
+            )
+
+    def _say(self, what: str, message: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            warnings.warn(message, stacklevel=5)
+
+
+@torch.no_grad()
+def fidelity(weights: Weights, moves: Moves, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """Return how much of the ε that was meant rounding has let through; the weights are moved.
+
+    Args:
+        weights: What was moved.
+        moves: How they were meant to move.
+        dtype: As which the weights are looked at; ``None`` for their own.
+
+    Returns:
+        ``share_moved`` and ``fidelity`` of :class:`Last`; empty where nothing moved.
+    """
+    before = weights.before
+    rows = [(p, d, f) for group, ds, f in moves for p, d in zip(group, ds, strict=True)]
+    if not before or not rows:
+        return {}
+    found = []
+    for p, direction, factor in rows:
+        meant, now, then = parameters.local([direction, p, before[p]])
+        if dtype is not None:
+            now, then = now.to(dtype), then.to(dtype)
+        wide = torch.promote_types(now.dtype, torch.float32)
+        real, meant = now.to(wide) - then.to(wide), meant.to_dense().to(wide) * factor
+        counts = (now != then).sum(), (meant != 0).sum()
+        sums = (real * meant).sum(), real.square().sum(), meant.square().sum()
+        found.append(torch.stack([s.double() for s in (*counts, *sums)]))
+    moved, wanted, along, reals, meants = parameters.summed([p for p, _, _ in rows], found)
+    cosine = torch.where(along != 0, along / (reals * meants).sqrt(), 0.0)
+    return {"share_moved": read(moved / wanted), "fidelity": read(cosine)}
