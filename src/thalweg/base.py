@@ -215,7 +215,7 @@ def moves(
     for rho, chosen in rhos:
         pairs = [(p, g) for p in chosen if (g := p.grad) is not None]
         if pairs:
-            groups.append((rho, [p for p, _ in pairs], [_aligned(g, p) for p, g in pairs]))
+            groups.append((rho, [p for p, _ in pairs], _aligned(pairs)))
     if sum(len(held) for _, _, held in groups) < sum(len(chosen) for _, chosen in rhos):
         _look_for_gradients([p for _, chosen in rhos for p in chosen])
     if not groups:
@@ -236,11 +236,17 @@ def moves(
     return last, [(w, d, factor * share) for w, d, share in parts if last.moved]
 
 
-def _aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """Return the gradient, sharded as its parameter is."""
-    if not parameters.is_sharded(parameter) or gradient.placements == parameter.placements:  # type: ignore[attr-defined]
-        return gradient
-    return gradient.redistribute(parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined, no-any-return]
+def _aligned(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Return the gradient of each pair, sharded as its parameter is."""
+    gradients = [g for _, g in pairs]
+    if parameters.all_plain(gradients):
+        return gradients
+    return [
+        g.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
+        if parameters.is_sharded(p) and g.placements != p.placements  # type: ignore[attr-defined]
+        else g
+        for p, g in pairs
+    ]
 
 
 def _look_for_gradients(chosen: list[Tensor]) -> None:

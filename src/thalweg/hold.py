@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from thalweg import parameters
 
 _RUNNING = {"running_mean", "running_var", "num_batches_tracked"}
+_FORM = operator.attrgetter("dtype", "device", "shape")
+#: What every dtype can hold.
+_ANY_HOLDS = torch.finfo(torch.float16).max
 #: Parameters, directions of the same shapes, and the factor, for each group.
 Moves = Sequence[tuple[Sequence[Tensor], Sequence[Tensor], float | Tensor]]
 
@@ -77,7 +80,7 @@ class Weights:
         for group, direction, factor in moves:
             if isinstance(factor, Tensor):
                 torch._foreach_add_(list(group), [_product(factor, d) for d in direction])
-            elif factor <= min(torch.finfo(t).max for t in {d.dtype for d in direction}):
+            elif factor < _ANY_HOLDS or factor <= min(torch.finfo(d.dtype).max for d in direction):
                 torch._foreach_add_(list(group), list(direction), alpha=factor)
             else:  # of a gradient so small that its own dtype cannot hold the factor
                 torch._foreach_add_(list(group), [d.double() * factor for d in direction])
@@ -110,7 +113,7 @@ class Weights:
     def _room(self, moving: list[Tensor]) -> None:
         """Make room for a copy of each parameter, kept from step to step."""
         # A parameter can be given another dtype, device or shape between steps.
-        forms = [(p.dtype, p.device, p.shape) for p in moving]
+        forms = list(map(_FORM, moving))
         if _same(moving, self._known) and forms == self._forms:
             return
         for p in moving:
@@ -161,7 +164,7 @@ class Buffers:
         self._seen: list[tuple[nn.Module, str, Tensor, int]] = []
         self._saved: list[tuple[nn.Module, str, Tensor, Tensor]] = []
         for layer in layers(model):
-            for name, buffer in layer._buffers.items():
+            for name, buffer in layer._buffers.items() if layer._buffers else ():
                 if buffer is not None:
                     self._seen.append((layer, name, buffer, _version(buffer)))
 
@@ -199,7 +202,8 @@ def layers(model: nn.Module | None) -> list[nn.Module]:
     """
     found = [] if model is None else [model]
     for layer in found:  # grows; faster than model.modules(), which makes a name for every layer
-        found += [child for child in layer._modules.values() if child is not None]
+        if layer._modules:
+            found += [child for child in layer._modules.values() if child is not None]
     return found
 
 
@@ -268,7 +272,7 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module | None, trained: Sequence[Tensor]) -> None:
-        found = {p.device for p in trained}
+        found = parameters.devices(trained)
         self._devices = [device for device in found if device.type not in ("cpu", "meta")]
         self._start = RandomState(self._devices)
         self._end = self._start

@@ -7,6 +7,7 @@ cells of a grid first, takes :func:`cell_norms` instead.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 _TINY = 1e-12
 #: Entries that are summed in one go on the CPU.
 _ROW = 8192
+_PLAIN = {Tensor, torch.nn.Parameter}
+_FORM = operator.attrgetter("dtype", "layout")
 
 
 def costly_to_read(device: torch.device) -> bool:
@@ -50,6 +53,40 @@ def is_sharded(tensor: Tensor) -> bool:
         False
     """
     return hasattr(tensor, "to_local")
+
+
+def all_plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether none of the tensors is a DTensor or of another special kind.
+
+    Args:
+        tensors: Any tensors.
+
+    Returns:
+        Whether each is a tensor or a parameter and nothing else.
+
+    Example:
+        >>> all_plain([torch.zeros(1), torch.nn.Parameter(torch.zeros(1))])
+        True
+    """
+    return all(map(_PLAIN.__contains__, map(type, tensors)))
+
+
+def devices(tensors: Sequence[Tensor]) -> set[torch.device]:
+    """Return the devices that tensors lie on.
+
+    Args:
+        tensors: Any tensors.
+
+    Returns:
+        Their devices.
+
+    Example:
+        >>> devices([torch.zeros(1), torch.zeros(2)])
+        {device(type='cpu')}
+    """
+    if not torch.accelerator.is_available():
+        tensors = tensors[:1]  # there is but one device to lie on
+    return {t.device for t in tensors}
 
 
 @torch.no_grad()
@@ -113,10 +150,8 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     """
     if not tensors:
         return torch.zeros((), dtype=torch.float64)
-    kinds: dict[_Kind, list[Tensor]] = {}
-    for t, held in zip(tensors, local(tensors), strict=True):
-        kinds.setdefault(_Kind.of(t), []).append(held.coalesce().values() if t.is_sparse else held)
     home = tensors[0].device
+    kinds = _kinds(tensors)
     wide = costly_to_read(home) or any(kind.mesh for kind in kinds)
     total = _norm(kinds, home, wide=wide)
     if not wide and not _TINY < total < math.inf:
@@ -124,26 +159,41 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def _kinds(tensors: Sequence[Tensor]) -> dict[_Kind, Sequence[Tensor]]:
+    """What this rank holds of the tensors, by kind, in an order that ranks share."""
+    alike = all_plain(tensors) and len(set(map(_FORM, tensors))) == 1 == len(devices(tensors))
+    if alike and not tensors[0].is_sparse:
+        return {_Kind.of(tensors[0]): tensors}  # nearly always
+    kinds: dict[_Kind, Sequence[Tensor]] = {}
+    for t, held in zip(tensors, local(tensors), strict=True):
+        values = held.coalesce().values() if t.is_sparse else held
+        kinds[_Kind.of(t)] = [*kinds.get(_Kind.of(t), []), values]
+    return kinds
+
+
 @torch.no_grad()
-def _norm(kinds: dict[_Kind, list[Tensor]], home: torch.device, *, wide: bool) -> Tensor:
+def _norm(kinds: dict[_Kind, Sequence[Tensor]], home: torch.device, *, wide: bool) -> Tensor:
     parts: list[Tensor] = []
     for kind, held in kinds.items():
         accumulate = torch.float32 if kind.dtype in _SIXTEEN_BITS else None
         norms = _norms_in_rows if kind.device.type == "cpu" else torch._foreach_norm
-        each = norms(held, 2, torch.float64 if wide else accumulate)
+        each = norms(list(held), 2, torch.float64 if wide else accumulate)
         part = torch.linalg.vector_norm(torch.stack(each), dtype=torch.float64)
         parts.append((kind.whole(part.square()).sqrt() if kind.mesh else part).to(home))
     return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts))
 
 
-def _norms_in_rows(tensors: list[Tensor], order: int, dtype: torch.dtype | None) -> list[Tensor]:
+def _norms_in_rows(
+    tensors: Sequence[Tensor], order: int, dtype: torch.dtype | None
+) -> list[Tensor]:
     """Norms that together make the norm of all, for the CPU, where this is faster and exact.
 
     There, torch sums a long float32 vector in a few running sums: at 30 million entries the norm
     is wrong by .2 %. And many small tensors are faster in one piece.
     """
-    small = [t for t in tensors if t.numel() < _ROW]
-    flat = [t.reshape(-1) for t in tensors if t.numel() >= _ROW]
+    sizes = [t.numel() for t in tensors]
+    small = [t for t, size in zip(tensors, sizes, strict=True) if size < _ROW]
+    flat = [t.reshape(-1) for t, size in zip(tensors, sizes, strict=True) if size >= _ROW]
     if small:
         flat.append(torch._utils._flatten_dense_tensors(small))  # type: ignore[no-untyped-call]
     found = []

@@ -113,7 +113,7 @@ class Last:
         return float(self.perturbation_norm) > 0
 
 
-def told(perturbation: Perturbation, length: Tensor, cap: float) -> Last:
+def told(perturbation: Perturbation, length: float | Tensor, cap: float) -> Last:
     """Return the record of a perturbation.
 
     Args:
@@ -124,11 +124,16 @@ def told(perturbation: Perturbation, length: Tensor, cap: float) -> Last:
     Returns:
         The record, without what needs the gradient at w + ε.
     """
-    # Where nothing moves, 0 times a norm that is not finite would be NaN.
-    length = torch.where(perturbation.factor != 0, length, 0.0)
-    # A length that was cut is the cap up to rounding.
-    capped = perturbation.length > cap * (1 - 1e-9) if cap < math.inf else torch.zeros_like(length)
-    return Last(read(perturbation.norm), read(length), read(capped.double()))
+    factor, norm, length = read(perturbation.factor), read(perturbation.norm), read(length)
+    # Where nothing moves, 0 times a norm that is not finite would be NaN. A length that was cut is
+    # the cap up to rounding.
+    if isinstance(factor, float):
+        length = length if factor else 0.0
+        capped: float | Tensor = float(float(perturbation.length) > cap * (1 - 1e-9))
+    else:
+        length = torch.where(factor != 0, length, 0.0)
+        capped = (perturbation.length > cap * (1 - 1e-9)).double()
+    return Last(norm, length, capped)
 
 
 def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> Last:
@@ -161,13 +166,15 @@ def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> 
     return dataclasses.replace(record, curvature=read(change / parameters.dot(epsilon, epsilon)))
 
 
-def read(value: Tensor) -> float | Tensor:
+def read(value: float | Tensor) -> float | Tensor:
     """Return a Python number from the CPU; elsewhere the tensor itself, unread.
 
     Args:
-        value: Zero-dimensional.
+        value: A number, or a tensor of one.
 
     Returns:
         The number.
     """
-    return value if parameters.costly_to_read(value.device) else float(value)
+    if isinstance(value, Tensor) and parameters.costly_to_read(value.device):
+        return value
+    return float(value)
