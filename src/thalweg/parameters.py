@@ -17,8 +17,8 @@ from torch import Tensor
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 #: Entries whose squares lose digits in float32 can only matter in norms below this.
 _TINY = 1e-12
-#: Entries that are summed in one go on the CPU.
-_ROW = 8192
+#: Entries that are summed in one go on the CPU, and up to how many tensors are put together there.
+_ROW, _SMALL = 1024, 16384
 _PLAIN = {Tensor, torch.nn.Parameter}
 _FORM = operator.attrgetter("dtype", "layout")
 
@@ -192,8 +192,8 @@ def _norms_in_rows(
     is wrong by .2 %. And many small tensors are faster in one piece.
     """
     sizes = [t.numel() for t in tensors]
-    small = [t for t, size in zip(tensors, sizes, strict=True) if size < _ROW]
-    flat = [t.reshape(-1) for t, size in zip(tensors, sizes, strict=True) if size >= _ROW]
+    small = [t for t, size in zip(tensors, sizes, strict=True) if size < _SMALL]
+    flat = [t.reshape(-1) for t, size in zip(tensors, sizes, strict=True) if size >= _SMALL]
     if small:
         flat.append(torch._utils._flatten_dense_tensors(small))  # type: ignore[no-untyped-call]
     found = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import warnings
 from collections import deque
@@ -147,9 +146,9 @@ class Watch:
                 "a smaller rho",
             )
         rises, losses = [rise for _, rise, _ in rows], [loss for _, _, loss in rows]
-        # Differences of neighbours, so that a loss that falls is not taken for noise.
-        steps = [b - a for a, b in itertools.pairwise(losses)]
-        noise = math.sqrt(sum(s * s for s in steps) / len(steps) / 2)
+        # Second differences, so that a loss that falls is not taken for noise.
+        bends = [a - 2 * b + c for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
+        noise = math.sqrt(sum(bend * bend for bend in bends) / len(bends) / 6)
         rise = sum(rises) / len(rises)
         if abs(rise) < _LOST * noise:
             self._say(
