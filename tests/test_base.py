@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import thalweg
-from thalweg import SAM, Method, ThalwegError
+from thalweg import SAM, Method, ThalwegError, base, parameters
 
 
 def build(**changes):
@@ -153,3 +153,34 @@ def test_no_warning_where_nothing_is_lost():
 def test_any_single_number_is_a_rho(rho):
     sam = build(rho=rho)
     assert sam.optimizer.param_groups[0]["rho"] == float(rho)
+
+
+@pytest.mark.parametrize("name", ["FullyShardedDataParallel", "DeepSpeedEngine"])
+def test_a_wrapper_that_hides_the_parameters_is_refused(name):
+    inner = nn.Linear(2, 2)
+    model = nn.Sequential(type(name, (nn.Sequential,), {})(inner))
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.1)
+    with pytest.raises(ThalwegError, match=rf"wrapped by {name}.* use .* fully_shard"):
+        SAM(optimizer, model)
+
+
+def test_a_device_that_is_not_tested_is_refused(monkeypatch):
+    monkeypatch.setattr(base, "_UNTESTED", {"cpu"})
+    with pytest.raises(ThalwegError, match="must lie on the CPU or a CUDA device, got cpu"):
+        build()
+
+
+def test_sharded_parameters_need_the_model(monkeypatch):
+    monkeypatch.setattr(parameters, "is_sharded", lambda p: True)
+    with pytest.raises(ThalwegError, match=r"sharded \(DTensor\), got None: .* pass the module"):
+        build()
+
+
+def test_parameters_left_out_are_told_of():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.warns(UserWarning, match=r"2 of 4 trainable .* \(1\.weight is the first\)"):
+        SAM(torch.optim.SGD(model[0].parameters(), lr=0.1), model)
+    model[1].requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SAM(torch.optim.SGD(model[0].parameters(), lr=0.1), model)

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import parameters
+from thalweg import hold, parameters
 from thalweg.ascent import AllParameters, Always, Method, check_method
 from thalweg.errors import ThalwegError, number
 from thalweg.telemetry import Last, told
 
+#: Wrappers of a model that show parameters which are not those of the loss.
+_NOT_SUPPORTED = {"FullyShardedDataParallel", "DeepSpeedEngine"}
+_UNTESTED = {"mps", "xla"}
 #: Rho and chosen parameters of every param group that is perturbed.
 Rhos = list[tuple[float, list[Tensor]]]
 
@@ -63,7 +66,18 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
         raise ThalwegError(
             f"scaler must be a torch.amp.GradScaler or None, got {type(scaler).__name__}"
         )
+    for layer in hold.layers(model):
+        if type(layer).__name__ in _NOT_SUPPORTED:
+            raise ThalwegError(
+                f"model must not be wrapped by {type(layer).__name__}, which shows neither whole "
+                "parameters nor shards of them: use DistributedDataParallel or fully_shard (FSDP2)"
+            )
     for p in trained(optimizer):
+        if p.device.type in _UNTESTED:
+            raise ThalwegError(
+                f"parameters must lie on the CPU or a CUDA device, got {p.device.type}, which is "
+                "not tested: move the model before the optimizer is made"
+            )
         if model is None and parameters.is_sharded(p):
             raise ThalwegError(
                 "model must be the module where its parameters are sharded (DTensor), got None: "
