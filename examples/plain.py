@@ -1,0 +1,34 @@
+# examples/plain.py
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import thalweg
+
+
+def train(rho=0.05, epochs=3):
+    torch.manual_seed(0)
+    digits = load_digits()
+    images, labels = torch.tensor(digits.data / 8 - 1).float(), torch.tensor(digits.target)
+    loader = DataLoader(TensorDataset(images, labels), 64, shuffle=True, drop_last=True)
+    model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    sam = thalweg.SAM(optimizer, model, rho=rho)
+    losses = []
+    for epoch in range(epochs):
+        for x, y in loader:
+            for here in sam.passes():
+                loss = cross_entropy(model(x), y)
+                loss.backward()
+                if here.index == 0:
+                    losses.append(loss.item())  # the loss at w; the second one is at w + ε
+            optimizer.step()
+            optimizer.zero_grad()
+        print(f"epoch {epoch}: loss {losses[-1]:.3f}, {sam.last}")
+    return model, sam, losses
+
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,298 @@
+"""SAM with ``first_step`` and ``second_step``, for scripts written for other SAMs.
+
+Change one import, ``from sam import SAM`` or ``from pytorch_optimizer import SAM``, to
+``from thalweg.compat import SAM``. New code is better off with :class:`thalweg.SAM`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg import sam as engine
+from thalweg.errors import ThalwegError
+
+__all__ = ["SAM", "convert_checkpoint"]
+
+_LOST = (
+    "holds nothing of the base optimizer's state (davda54/sam saves none): momentum and running "
+    "averages, where it has them, start at zero, so the first steps differ from the saved run's"
+)
+_AMID = "was saved between first_step and second_step, when the model's weights are w + ε, not w"
+_ADAPTIVE = (
+    "has adaptive=True (ASAM), which thalweg does not have yet: training goes on as SAM, for which "
+    'its rho is far too large; set group["rho"] anew (0.05 to start with)'
+)
+
+
+class SAM(torch.optim.Optimizer):
+    """The two calls of davda54/sam and pytorch_optimizer, around :class:`thalweg.SAM`.
+
+    ``state``, ``param_groups`` and ``defaults`` are the base optimizer's own objects, and
+    ``state_dict()`` is its checkpoint. What differs from theirs, on purpose:
+
+    - The weights come back by copy into the same storage. A first gradient that is zero or not
+      finite moves nothing.
+    - ``first_step`` clears the gradients, with ``zero_grad=False`` too: what ``second_step`` hands
+      to the base optimizer is the SAM gradient alone.
+    - ``step(closure)`` returns the loss. Where a ``backward()`` came before it, as theirs asks, the
+      closure runs once, uphill. Where none did, it runs twice, and the loss is the one at w.
+    - Calls out of order are errors. An exception or a skipped step between the two calls leaves
+      the weights at w + ε until the next ``first_step``, ``step``, ``state_dict``,
+      ``load_state_dict``, ``add_param_group``, or ``zero_grad`` that finds gradients to throw away
+      (one that finds none is part of an ordinary step). That call puts weights and normalization
+      layers back and clears the gradients. In ``step(closure)`` they come back at once.
+    - Random numbers drawn between the two calls are given back by ``second_step``.
+    - With a GradScaler, ``scaler.step(optimizer)``, then ``zero_grad()``, is the ``second_step``.
+
+    Args:
+        params: Parameters, or param groups; a group may have its own ``"rho"``.
+        base_optimizer: The class of the base optimizer.
+        rho: Radius. The same number means the same as in theirs.
+        adaptive: Must be False: there is no adaptive ball yet.
+        model: The module that is trained. With it, BatchNorm statistics advance once a step;
+            without it they advance in both forwards, as in theirs.
+        use_gc: Must be False.
+        perturb_eps: At most 1e-8, and then without effect: thalweg divides by ‖g‖ alone.
+        **kwargs: For the base optimizer.
+
+    Attributes:
+        base_optimizer: The base optimizer.
+        sam: The :class:`thalweg.SAM` that does the work; ``sam.last`` tells what it did.
+
+    Raises:
+        ThalwegError: If an option has no counterpart here.
+
+    Example:
+        >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> optimizer = SAM([w], torch.optim.SGD, rho=0.5, lr=0.5)
+        >>> (w**2).sum().backward()
+        >>> optimizer.first_step(zero_grad=True)
+        >>> w  # w + ε
+        tensor([3.3000, 4.4000], requires_grad=True)
+        >>> (w**2).sum().backward()
+        >>> optimizer.second_step(zero_grad=True)
+        >>> w
+        tensor([-0.3000, -0.4000], requires_grad=True)
+    """
+
+    # A scaler must unscale by itself, and call step() only where the gradients are finite.
+    _step_supports_amp_scaling = False
+    sam: engine.SAM
+    base_optimizer: torch.optim.Optimizer
+    _block: contextlib.AbstractContextManager[None] | None
+    _spent: list[tuple[weakref.ref[Tensor], int]]
+
+    def __init__(
+        self,
+        params: Any,
+        base_optimizer: Callable[..., torch.optim.Optimizer],
+        rho: float = 0.05,
+        adaptive: bool = False,
+        *,
+        model: nn.Module | None = None,
+        use_gc: bool = False,
+        perturb_eps: float = 1e-12,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(base_optimizer, torch.optim.Optimizer):
+            raise ThalwegError(
+                f"base_optimizer must be a class here, got an instance of "
+                f"{type(base_optimizer).__name__}: with an instance, use thalweg.SAM"
+            )
+        if use_gc or not 0 <= perturb_eps <= 1e-8:
+            raise ThalwegError(
+                f"use_gc must be False and perturb_eps at most 1e-8, got {use_gc!r} and "
+                f"{perturb_eps!r}: thalweg takes g/‖g‖ as it is; omit both"
+            )
+        if kwargs.get("foreach", 0) is None:  # "not set"; a base may not know the word
+            del kwargs["foreach"]
+        base = base_optimizer(params, **kwargs)
+        _refuse_adaptive({"adaptive": adaptive}, *base.param_groups)
+        own = [group.pop("rho", rho) for group in base.param_groups]  # meant, not left over
+        self.__setstate__({"sam": engine.SAM(base, model, rho)})
+        for group, chosen in zip(base.param_groups, own, strict=True):
+            group["rho"] = chosen
+
+    def first_step(self, zero_grad: bool = False) -> None:
+        """Move the weights to w + ε, ε taken from the gradients there are, and clear those.
+
+        Args:
+            zero_grad: Without effect: the gradients are cleared in any case.
+
+        Raises:
+            ThalwegError: If a ``first_step`` is open already, or if there is no gradient.
+        """
+        if self._put_back():
+            raise ThalwegError(
+                "second_step() must follow first_step(), got first_step() again; weights are back "
+                "and the gradients, which were taken at w + ε, cleared: begin the step anew"
+            )
+        if not self._gradients():
+            raise ThalwegError("first_step() needs gradients, got none: call backward() before it")
+        block = self.sam.perturbed()
+        block.__enter__()
+        self._block = block
+
+    def second_step(self, zero_grad: bool = False) -> None:
+        """Put the weights back and step the base optimizer with the SAM gradient.
+
+        Args:
+            zero_grad: Whether to clear the gradients afterwards.
+
+        Raises:
+            ThalwegError: If no ``first_step`` is open: none came, or the step was given up since.
+        """
+        if self._block is None:
+            raise ThalwegError("second_step() needs an open first_step(), got none: call it before")
+        self.step()  # by way of the method that a learning rate scheduler counts
+        if zero_grad:
+            self.zero_grad()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a whole step with a closure; or, after ``first_step``, its second half without one.
+
+        Args:
+            closure: Computes the loss, calls ``backward()`` and returns the loss.
+
+        Returns:
+            The loss; ``None`` without a closure.
+
+        Raises:
+            ThalwegError: If neither a closure came nor a ``first_step`` is open, or both.
+        """
+        loss = None
+        if closure is None and self._block is not None:
+            block, self._block = self._block, None
+            block.__exit__(None, None, None)
+            self.base_optimizer.step()
+        elif self._put_back() or not callable(closure):
+            raise ThalwegError(
+                f"step() needs a closure, or none after first_step(), got {closure!r} out of turn; "
+                "the weights are in place: call step(closure) alone, or first_step and second_step"
+            )
+        elif self._fresh():
+            self.first_step()
+            try:
+                with torch.enable_grad():
+                    loss = closure()
+                self.second_step()
+            finally:
+                self._put_back()
+        else:
+            self.zero_grad()
+            loss = self.sam.step(closure)
+        self._remember()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients; where that throws a SAM gradient away, the step is given up."""
+        if self._gradients():
+            self._put_back()
+        self.base_optimizer.zero_grad(set_to_none)
+        self._remember()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base optimizer's checkpoint. A step that is open is given up."""
+        self._put_back()
+        return self.base_optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a checkpoint: the base's, ours or theirs; see :func:`convert_checkpoint`."""
+        self._put_back()
+        self.base_optimizer.load_state_dict(convert_checkpoint(state_dict))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Give the base optimizer one more group; it may have its own ``"rho"``."""
+        self._put_back()
+        _refuse_adaptive(param_group)
+        self.base_optimizer.add_param_group(param_group)
+
+    def __getattr__(self, name: str) -> Any:
+        # state, param_groups, defaults and hooks: the base's, also after it has replaced them.
+        if name.startswith("__") or "base_optimizer" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.base_optimizer, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._put_back()
+        return {"sam": self.sam}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.sam = state["sam"]
+        self.base_optimizer = self.sam.optimizer
+        self._block, self._spent = None, []
+
+    def _gradients(self) -> list[Tensor]:
+        held = (p.grad for group in self.param_groups for p in group["params"])
+        return [g for g in held if g is not None]
+
+    def _put_back(self) -> bool:
+        """Give up an open step, and tell whether there was one."""
+        block, self._block = self._block, None
+        if block is not None:
+            block.__exit__(GeneratorExit, GeneratorExit(), None)
+            self.base_optimizer.zero_grad()
+        return block is not None
+
+    def _remember(self) -> None:
+        """Note the gradients there are: a step has used them, or they were set to zero."""
+        self._spent = [(weakref.ref(g), g._version) for g in self._gradients()]
+
+    def _fresh(self) -> bool:
+        """Whether a ``backward()`` has come since the gradients were used or cleared."""
+        spent = {id(reference()): version for reference, version in self._spent}
+        return any(spent.get(id(g)) != g._version for g in self._gradients())
+
+
+def _refuse_adaptive(*groups: dict[str, Any]) -> None:
+    if any([group.pop("adaptive", False) for group in groups]):  # noqa: C419 - all of them
+        raise ThalwegError(
+            "adaptive must be False, got True: thalweg has no adaptive ball (ASAM) yet. Leave it "
+            "out, and choose rho anew, since ASAM's is on another scale (0.05 to start with)"
+        )
+
+
+def convert_checkpoint(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Turn an optimizer checkpoint of davda54/sam or pytorch_optimizer's SAM into the base's.
+
+    ``rho`` stays in the param groups. A checkpoint without their keys comes back as it is.
+
+    Args:
+        state_dict: What their ``state_dict()`` gave. It is not changed.
+
+    Returns:
+        A new dict; its tensors are the same.
+
+    Raises:
+        ThalwegError: If it is not an optimizer's state_dict.
+
+    Warns:
+        UserWarning: If the base optimizer's state is missing, if it was saved in the middle of a
+            step, or if it comes from an adaptive SAM (ASAM).
+
+    Example:
+        >>> group = {"lr": 0.1, "rho": 0.05, "adaptive": False, "params": [0]}
+        >>> saved = {"state": {0: {"momentum_buffer": torch.ones(1)}}, "param_groups": [group]}
+        >>> convert_checkpoint(saved)["param_groups"]
+        [{'lr': 0.1, 'rho': 0.05, 'params': [0]}]
+    """
+    if not {"state", "param_groups"} <= set(state_dict):
+        raise ThalwegError(
+            f'state_dict must have the keys "state" and "param_groups", got {list(state_dict)}: '
+            "pass what the optimizer's state_dict() gave, not the whole checkpoint"
+        )
+    theirs, groups = state_dict["state"], state_dict["param_groups"]
+    state = {k: {n: v for n, v in held.items() if n != "old_p"} for k, held in theirs.items()}
+    if any("old_p" in held for held in theirs.values()):
+        warnings.warn(f"the checkpoint {_AMID if any(state.values()) else _LOST}", stacklevel=2)
+    if any(group.get("adaptive") for group in groups):
+        warnings.warn(f"the checkpoint {_ADAPTIVE}", stacklevel=2)
+    groups = [{k: v for k, v in group.items() if k != "adaptive"} for group in groups]
+    return {**state_dict, "state": {k: s for k, s in state.items() if s}, "param_groups": groups}

@@ -1,0 +1,132 @@
+"""The code on the pages is the code of the examples, and what the pages show runs."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import pytorch_optimizer
+import torch
+from torch import nn
+
+from thalweg import compat
+
+ROOT = Path(__file__).parents[1]
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+MIGRATION = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
+
+
+def blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def anchors(text):
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_recipe_is_a_file_to_the_letter():
+    found = {}
+    for block in blocks(RECIPES):
+        name = re.match(r"# examples/(\w+)\.py", block)
+        assert name, block
+        found[name.group(1)] = block
+    on_disk = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("examples/*.py")}
+    del on_disk["digits"]  # the README's, and no loop of its own
+    assert found == on_disk
+
+
+def test_every_recipe_says_what_goes_wrong_in_few_words():
+    for section in re.split(r"^## ", RECIPES, flags=re.M)[1:]:
+        _, text, _ = re.split(r"\n\n(?=\S)", section, maxsplit=2)
+        assert 20 < len(text.split()) < 80, section[:40]
+
+
+@pytest.mark.parametrize("name", ["recipes.md", "migration.md"])
+def test_links_lead_somewhere(name):
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        page = ROOT / "docs" / (path or name)
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), target
+
+
+@pytest.fixture
+def names():
+    """Return the names that the code of the page takes for granted."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    data = [(torch.randn(16, 4).double(), torch.randint(0, 3, (16,))) for _ in range(20)]
+    loss_fn = nn.functional.cross_entropy
+    return lambda: {"torch": torch, "model": model, "loader": data, "loss_fn": loss_fn}
+
+
+def code(title):
+    (found,) = [block for block in blocks(MIGRATION) if block.startswith(f"# {title}")]
+    return found
+
+
+def test_before_and_after_are_the_same_training(names):
+    start = {k: v.clone() for k, v in names()["model"].state_dict().items()}
+    ends = {}
+    for title in ("before", "the same script", "after", "after with another rho"):
+        held = names()
+        held["model"].load_state_dict(start)
+        script = code(title.removesuffix(" with another rho"))
+        with warnings.catch_warnings():
+            if title == "before":  # a scheduler on that optimizer warns without need
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            exec(script.replace("0.05", "0.06") if "another" in title else script, held)
+        ends[title] = torch.cat([p.detach().flatten() for p in held["model"].parameters()])
+    assert (ends["before"] - ends["the same script"]).norm() < 1e-6
+    assert (ends["before"] - ends["after"]).norm() < 1e-6
+    assert (ends["before"] - ends["after with another rho"]).norm() > 1e-4
+
+
+def test_one_line_differs():
+    before, after = code("before").splitlines(), code("the same script").splitlines()
+    assert len(before) == len(after)
+    assert [a for a, b in zip(before[1:], after[1:], strict=True) if a != b] == before[1:2]
+    assert after[1] == "from thalweg.compat import SAM"
+
+
+def test_the_checkpoint_loads(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = names()
+    model = held["model"]
+    theirs = pytorch_optimizer.SAM(
+        model.parameters(), torch.optim.SGD, rho=0.2, lr=0.1, momentum=0.9
+    )
+    for x, y in held["loader"][:2]:
+        held["loss_fn"](model(x), y).backward()
+        theirs.first_step(zero_grad=True)
+        held["loss_fn"](model(x), y).backward()
+        theirs.second_step(zero_grad=True)
+    torch.save({"model": model.state_dict(), "optimizer": theirs.state_dict()}, "old.pt")
+    exec(code("checkpoint"), held)
+    assert held["sam"].rho == held["optimizer"].param_groups[0]["rho"] == 0.2
+    for p in model.parameters():
+        held_there = theirs.state[p]["momentum_buffer"]
+        assert torch.equal(held["optimizer"].state[p]["momentum_buffer"], held_there)
+
+
+def test_every_code_block_of_the_page_is_one_of_these():
+    assert [block.split("\n")[0] for block in blocks(MIGRATION)] == [
+        "# before",
+        "# the same script, with one line changed",
+        "# after",
+        "# checkpoint",
+    ]
+
+
+def test_what_the_page_says_is_refused_is_refused():
+    w = torch.ones(1, requires_grad=True)
+    for option in ("adaptive", "use_gc"):
+        assert f"`{option}=True`" in MIGRATION
+        with pytest.raises(ValueError, match=option):
+            compat.SAM([w], torch.optim.SGD, lr=0.1, **{option: True})
