@@ -9,16 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thalweg import lab, theory
+    from thalweg import compat, lab, testing, theory
     from thalweg.ascent import Method
     from thalweg.errors import ThalwegError
     from thalweg.sam import SAM
 
 __version__ = "0.1.0"
-__all__ = ["SAM", "Method", "ThalwegError", "__version__", "lab", "theory"]
+__all__ = [
+    "SAM",
+    "Method",
+    "ThalwegError",
+    "__version__",
+    "compat",
+    "lab",
+    "testing",
+    "theory",
+]
 
 _HOMES = {"SAM": "thalweg.sam", "Method": "thalweg.ascent", "ThalwegError": "thalweg.errors"}
-_MODULES = {"lab", "theory"}
+_MODULES = {"compat", "lab", "testing", "theory"}
 
 
 def __getattr__(name: str) -> Any:
