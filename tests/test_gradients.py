@@ -1,12 +1,9 @@
 """Which gradient is which."""
 
-import math
-
 import pytest
 import torch
 
 from thalweg.gradients import Aside, Both
-from thalweg.scaling import poison
 
 
 def leaf(*values):
@@ -79,18 +76,3 @@ def test_a_combine_that_returns_too_few_is_found():
     both = Both([a])
     with pytest.raises(ValueError, match="zip"):
         both.write([])
-
-
-@pytest.mark.parametrize("wrap", [float, torch.tensor], ids=["number", "tensor"])
-@pytest.mark.parametrize("norm", [1.0, 0.0, math.inf, math.nan])
-def test_poison_spoils_a_gradient_only_where_the_norm_is_not_finite(norm, wrap):
-    a, b = leaf(1.0), leaf(1.0, 2.0)
-    b.grad = torch.tensor([3.0, 4.0])
-    poison([a, b], wrap(norm))
-    assert a.grad is None
-    if math.isfinite(norm):
-        assert b.grad.tolist() == [3, 4]
-    else:
-        assert not torch.isfinite(b.grad).any()
-    poison([a], wrap(norm))
-    assert a.grad is None

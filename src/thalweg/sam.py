@@ -16,7 +16,7 @@ from thalweg import base, gradients, hold
 from thalweg.ascent import Always, Constant, Method, SAMGradient
 from thalweg.errors import number
 from thalweg.loop import Loops
-from thalweg.scaling import Scaling, poison
+from thalweg.scaling import Scaling
 from thalweg.telemetry import Last, Pass
 from thalweg.watch import Watch
 
@@ -279,6 +279,7 @@ class SAM:
         both = gradients.Both(trained if self.telemetry or self._mixes else [])
         loop.callback(both.forget)
         self.last, moves = base.moves(self.method, rhos, self._scaling.scale(trained))
+        loop.callback(self._scaling.tell_others(trained, self.last.grad_norm))
         loop.callback(self._weights.restore)
         self._weights.move(moves)
         self.last = self._watch.moved(self.last, moves)
@@ -286,13 +287,11 @@ class SAM:
 
     def _finish(self, trained: list[Tensor], both: gradients.Both) -> None:
         """Give the base optimizer its gradient, while the weights are still uphill."""
-        scale = self._scaling.scale(trained)
-        self.last = self._watch.measure(self.last, both, scale)
+        self.last = self._watch.measure(self.last, both, self._scaling.scale(trained))
         if self._mixes:
             both.write(self.method.combine(both.here, both.uphill))
-        if scale is not None:
-            # An ascent that was not finite moved nothing; the scaler must still hear of it.
-            poison(trained, self.last.grad_norm)
+        # An ascent that was not finite moved nothing; a gradient scaler must still hear of it.
+        self._scaling.tell(trained, self.last.grad_norm)
 
     def _end_of_step(self, rhos: base.Rhos, *losses: Tensor | None) -> None:
         self._step += 1

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thalweg.errors import ThalwegError
 from thalweg.loop import weakly
-from thalweg.parameters import local
+from thalweg.parameters import is_sharded, local
 
 
 class Scaling:
@@ -87,6 +87,53 @@ class Scaling:
                 "would be larger by the whole scale: write SAM(..., scaler=scaler)"
             )
         self._optimizer.step()
+
+    @torch.no_grad()
+    def tell(self, trained: Sequence[Tensor], norm: float | Tensor) -> None:
+        """Make one gradient infinite where ``norm`` is not finite, so that the scaler skips.
+
+        Args:
+            trained: Whose gradients; of a sharded one, this rank's part.
+            norm: Norm of the ascent gradient; a tensor is not read.
+        """
+        if not self._in_charge or (isinstance(norm, float) and math.isfinite(norm)):
+            return
+        held = local([p.grad for p in trained if p.grad is not None])
+        first = next((g for g in held if g.numel()), None)
+        if first is not None:
+            wrong = ~torch.isfinite(torch.as_tensor(norm))
+            first.add_(torch.where(wrong, math.inf, 0.0).to(first))
+
+    def tell_others(self, trained: Sequence[Tensor], norm: float | Tensor) -> Callable[[], None]:
+        """Do the same to a gradient of the coming pass, before the ranks share it.
+
+        Under DistributedDataParallel each rank may have an ascent of its own: one of them alone
+        may then meet an overflow, and all must skip the step.
+
+        Args:
+            trained: The parameters, with the gradients of the ascent.
+            norm: Norm of the ascent gradient; a tensor is not read.
+
+        Returns:
+            What ends it.
+        """
+        plain = (p for p in trained if p.grad is not None and not p.grad.is_sparse)
+        first = next((p for p in plain if not is_sharded(p)), None)
+        finite = isinstance(norm, float) and math.isfinite(norm)
+        if first is None or finite or not self._in_charge:
+            return lambda: None
+
+        def poisoned(gradient: Tensor) -> Tensor:
+            wrong = ~torch.isfinite(torch.as_tensor(norm)).to(gradient.device)
+            return torch.where(wrong, math.inf, gradient)
+
+        hook = first.register_hook(poisoned)  # type: ignore[no-untyped-call]
+        return hook.remove  # type: ignore[no-any-return]
+
+    @property
+    def _in_charge(self) -> bool:
+        """Whether SAM was given a scaler that works."""
+        return self._scaler is not None and self._scaler.is_enabled()
 
     def look(self) -> None:
         """At the first step: see whether a scaler takes it.
@@ -174,21 +221,3 @@ def named_in(function: Callable[..., Any]) -> torch.amp.GradScaler | None:
     known += [getattr(owner, name, None) for name in names.unbound]
     scalers = [s for s in known if isinstance(s, torch.amp.GradScaler) and s.is_enabled()]
     return scalers[0] if scalers else None
-
-
-@torch.no_grad()
-def poison(trained: Sequence[Tensor], norm: float | Tensor) -> None:
-    """Make one gradient infinite where ``norm`` is not finite, so that a scaler skips the step.
-
-    Args:
-        trained: Whose gradients; of a sharded one, this rank's part.
-        norm: Norm of the ascent gradient; a tensor is not read.
-    """
-    held = local([p.grad for p in trained if p.grad is not None])
-    first = next((g for g in held if g.numel()), None)
-    if first is None:
-        return
-    if isinstance(norm, Tensor):
-        first.add_(torch.where(torch.isfinite(norm), 0.0, math.inf).to(first))
-    elif not math.isfinite(norm):
-        first.fill_(math.inf)
