@@ -48,7 +48,7 @@ LAZY = {"cli": set(MAY_IMPORT)}
 #: Every in-place write outside hold.py, by file: to .grad, or to a tensor that is not a weight.
 WRITES = {
     "gradients.py": {"add_", "copy_"},
-    "scaling.py": {"add_", "fill_"},
+    "scaling.py": {"add_"},
     "lab/problems.py": {"clamp_"},
 }
 
