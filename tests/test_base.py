@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import thalweg
-from thalweg import SAM, Method, ThalwegError, base, parameters
+from thalweg import SAM, Method, ThalwegError, base, layout
 
 
 def build(**changes):
@@ -171,7 +171,7 @@ def test_a_device_that_is_not_tested_is_refused(monkeypatch):
 
 
 def test_sharded_parameters_need_the_model(monkeypatch):
-    monkeypatch.setattr(parameters, "is_sharded", lambda p: True)
+    monkeypatch.setattr(layout, "is_sharded", lambda p: True)
     with pytest.raises(ThalwegError, match=r"sharded \(DTensor\), got None: .* pass the module"):
         build()
 

@@ -81,7 +81,7 @@ def test_the_inner_product_of_16_bit_tensors_is_summed_in_float32():
 
 
 def test_the_inner_product_wants_lists_of_one_length():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="lists must be of one length"):
         parameters.dot([torch.ones(1)], [torch.ones(1), torch.ones(1)])
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg import SAM, Method, ThalwegError, parameters
+from thalweg import SAM, Method, ThalwegError, layout, parameters
 
 
 @pytest.mark.parametrize("where", ["outside", "in each pass"])
@@ -171,7 +171,7 @@ def test_on_an_accelerator_nothing_is_read_and_the_numbers_are_the_same(
     method = Method(power=power, max_norm=0.17, **({"combine": combine} if combine else {}))
     found = []
     for costly in (False, True):
-        monkeypatch.setattr(parameters, "costly_to_read", lambda device, costly=costly: costly)
+        monkeypatch.setattr(layout, "costly_to_read", lambda device, costly=costly: costly)
         model = tools.net(dtype=torch.float64)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, foreach=True)
         sam = SAM(optimizer, model, 0.1, method=method, telemetry=telemetry)
@@ -194,7 +194,7 @@ def test_on_an_accelerator_nothing_is_read_and_the_numbers_are_the_same(
 
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
 def test_on_an_accelerator_a_bad_ascent_moves_nothing_and_is_counted(monkeypatch, bad):
-    monkeypatch.setattr(parameters, "costly_to_read", lambda device: True)
+    monkeypatch.setattr(layout, "costly_to_read", lambda device: True)
     w = torch.ones(3, requires_grad=True)
     sam = SAM(torch.optim.SGD([w], lr=0.5), None, 0.1, telemetry=True)
     for here in sam.passes():

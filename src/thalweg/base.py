@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import hold, parameters
+from thalweg import layout, parameters, sharded
 from thalweg.ascent import AllParameters, Always, Method, check_method
 from thalweg.errors import ThalwegError, number
 from thalweg.telemetry import Last, told
@@ -66,7 +66,7 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
         raise ThalwegError(
             f"scaler must be a torch.amp.GradScaler or None, got {type(scaler).__name__}"
         )
-    for layer in hold.layers(model):
+    for layer in layout.layers(model):
         if type(layer).__name__ in _NOT_SUPPORTED:
             raise ThalwegError(
                 f"model must not be wrapped by {type(layer).__name__}, which shows neither whole "
@@ -78,7 +78,7 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
                 f"parameters must lie on the CPU or a CUDA device, got {p.device.type}, which is "
                 "not tested: move the model before the optimizer is made"
             )
-        if model is None and parameters.is_sharded(p):
+        if model is None and layout.is_sharded(p):
             raise ThalwegError(
                 "model must be the module where its parameters are sharded (DTensor), got None: "
                 "it has to be resharded after every move; pass the module"
@@ -164,7 +164,7 @@ def warn(optimizer: torch.optim.Optimizer, model: nn.Module | None, rho: float) 
             stacklevel=3,
         )
     known = set(trained(optimizer))
-    if model is None or any(map(parameters.is_sharded, known)):
+    if model is None or any(map(layout.is_sharded, known)):
         return  # a sharded model may show parameters that are gathered, which are others
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     missing = [name for name, p in named if p not in known]
@@ -244,7 +244,7 @@ def moves(
         norms = [epsilon.factor * share * parameters.norm(d) for _, d, share in parts]
         length = torch.linalg.vector_norm(torch.stack(norms))
     last = told(epsilon, length, method.cap)
-    if parameters.costly_to_read(epsilon.factor.device):
+    if layout.costly_to_read(epsilon.factor.device):
         return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
     factor = float(epsilon.factor)
     return last, [(w, d, factor * share) for w, d, share in parts if last.moved]
@@ -253,11 +253,11 @@ def moves(
 def _aligned(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Return the gradient of each pair, sharded as its parameter is."""
     gradients = [g for _, g in pairs]
-    if parameters.all_plain(gradients):
+    if layout.all_plain(gradients):
         return gradients
     return [
         g.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
-        if parameters.is_sharded(p) and g.placements != p.placements  # type: ignore[attr-defined]
+        if layout.is_sharded(p) and g.placements != p.placements  # type: ignore[attr-defined]
         else g
         for p, g in pairs
     ]
@@ -265,13 +265,7 @@ def _aligned(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
 
 def _look_for_gradients(chosen: list[Tensor]) -> None:
     """Tell of an ascent pass that left no gradient where there must be one."""
-    sharded = [p for p in chosen if parameters.is_sharded(p)]
-    if sharded and all(p.grad is None for p in sharded):
-        raise ThalwegError(
-            "sharded parameters must get their gradients in every pass, got none in the first: an "
-            "ascent of each rank by itself is not possible under FSDP2, where no rank holds a "
-            "whole gradient; keep set_requires_gradient_sync(True) for the pass's last backward()"
-        )
+    sharded.check_reduced(chosen)
     if all(p.grad is None for p in chosen):
         warnings.warn(
             "no parameter of the optimizer got a gradient in the first pass, so nothing is "

@@ -6,7 +6,6 @@ replicas of a distributed run would drift apart.
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import parameters
+from thalweg import layout, sharded
 
 _RUNNING = {"running_mean", "running_var", "num_batches_tracked"}
 _FORM = operator.attrgetter("dtype", "device", "shape")
@@ -72,8 +71,8 @@ class Weights:
             return
         self._room(moving)
         if self._sharded:  # what was gathered before the move would go on being used
-            reshard(self._model)
-            moves = [(parameters.local(p), parameters.local(d), f) for p, d, f in moves]
+            sharded.reshard(self._model)
+            moves = [(layout.local(p), layout.local(d), f) for p, d, f in moves]
             moving = [p for group, _, _ in moves for p in group]
         torch._foreach_copy_(self._copies, moving)
         self._away = moving
@@ -95,7 +94,7 @@ class Weights:
         self._away = []
         torch.clear_autocast_cache()
         if self._sharded:
-            reshard(self._model)
+            sharded.reshard(self._model)
         if not self._keep:
             self.release()
 
@@ -121,8 +120,8 @@ class Weights:
             if b is None or (b.dtype, b.device, b.shape) != (p.dtype, p.device, p.shape):
                 self._backup[p] = torch.empty_like(p)
         self._known, self._forms = moving, forms
-        self._copies = parameters.local([self._backup[p] for p in moving])
-        self._sharded = any(map(parameters.is_sharded, moving))
+        self._copies = layout.local([self._backup[p] for p in moving])
+        self._sharded = any(map(layout.is_sharded, moving))
 
 
 def _same(left: list[Tensor], right: list[Tensor]) -> bool:
@@ -163,7 +162,7 @@ class Buffers:
     def __init__(self, model: nn.Module | None) -> None:
         self._seen: list[tuple[nn.Module, str, Tensor, int]] = []
         self._saved: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-        for layer in layers(model):
+        for layer in layout.layers(model):
             for name, buffer in layer._buffers.items() if layer._buffers else ():
                 if buffer is not None:
                     self._seen.append((layer, name, buffer, _version(buffer)))
@@ -189,53 +188,6 @@ class Buffers:
 def _version(buffer: Tensor) -> int:
     """How often a buffer was written to."""
     return 0 if buffer.is_inference() else buffer._version
-
-
-def layers(model: nn.Module | None) -> list[nn.Module]:
-    """Return a model and every module within it.
-
-    Args:
-        model: ``None`` for none.
-
-    Returns:
-        The modules; one that is shared may come more than once.
-    """
-    found = [] if model is None else [model]
-    for layer in found:  # grows; faster than model.modules(), which makes a name for every layer
-        if layer._modules:
-            found += [child for child in layer._modules.values() if child is not None]
-    return found
-
-
-def reshard(model: nn.Module | None) -> None:
-    """Free every parameter that FSDP2 has gathered, so that the next forward gathers it anew.
-
-    Args:
-        model: The module that was given to ``fully_shard``, or one that holds it.
-    """
-    for layer in layers(model):
-        if _gathers(layer):
-            layer.reshard()  # type: ignore[operator]
-
-
-def start_over(model: nn.Module | None) -> None:
-    """Let FSDP2 forget a pass that was broken off, with all that it had gathered by then.
-
-    Args:
-        model: The module that was given to ``fully_shard``, or one that holds it.
-    """
-    found = [] if model is None else [model]
-    for layer in found:
-        if not _gathers(layer):
-            found += [child for child in layer._modules.values() if child is not None]
-        elif hasattr(layer, "reset_iter_state"):  # torch has it since 2.12
-            with contextlib.suppress(RuntimeError):  # of a model that is part of a larger one
-                layer.reset_iter_state()  # type: ignore[operator]
-
-
-def _gathers(layer: nn.Module) -> bool:
-    """Whether this is a module of FSDP2, told without importing it."""
-    return hasattr(type(layer), "reshard") and hasattr(type(layer), "unshard")
 
 
 class RandomState:
@@ -272,7 +224,7 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module | None, trained: Sequence[Tensor]) -> None:
-        found = parameters.devices(trained)
+        found = layout.devices(trained)
         self._devices = [device for device in found if device.type not in ("cpu", "meta")]
         self._start = RandomState(self._devices)
         self._end = self._start

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg import hold
+from thalweg import sharded
 from thalweg.errors import ThalwegError
 
 
@@ -45,7 +45,7 @@ class Loops:
                 self._open = loop
                 yield loop
         except BaseException:
-            hold.start_over(self._model)
+            sharded.start_over(self._model)
             raise
         finally:
             for guard in guards:

@@ -1,132 +1,24 @@
 """A list of tensors seen as one long vector: its norm, its inner product.
 
-The production form uses torch's ``_foreach`` operations; the simulator, whose tensors have the
+The production form goes through the tensors in pieces; the simulator, whose tensors have the
 cells of a grid first, takes :func:`cell_norms` instead.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from thalweg import layout
+
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 #: Entries whose squares lose digits in float32 can only matter in norms below this.
 _TINY = 1e-12
-#: Entries that are summed in one go on the CPU, and up to how many tensors are put together there.
-_ROW, _SMALL = 1024, 16384
-_PLAIN = {Tensor, torch.nn.Parameter}
-_FORM = operator.attrgetter("dtype", "layout")
-
-
-def costly_to_read(device: torch.device) -> bool:
-    """Return whether reading a number from this device makes the program wait for it.
-
-    Args:
-        device: Where the number lies.
-
-    Returns:
-        True for every accelerator: there, nothing is read back in a step.
-
-    Example:
-        >>> costly_to_read(torch.device("cpu"))
-        False
-    """
-    return device.type != "cpu"
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Return whether a tensor is a DTensor: one of which every rank holds its part.
-
-    Args:
-        tensor: Any tensor.
-
-    Returns:
-        Whether it is. It is known by its method, so that nothing distributed is imported.
-
-    Example:
-        >>> is_sharded(torch.zeros(2))
-        False
-    """
-    return hasattr(tensor, "to_local")
-
-
-def all_plain(tensors: Sequence[Tensor]) -> bool:
-    """Return whether none of the tensors is a DTensor or of another special kind.
-
-    Args:
-        tensors: Any tensors.
-
-    Returns:
-        Whether each is a tensor or a parameter and nothing else.
-
-    Example:
-        >>> all_plain([torch.zeros(1), torch.nn.Parameter(torch.zeros(1))])
-        True
-    """
-    return all(map(_PLAIN.__contains__, map(type, tensors)))
-
-
-def devices(tensors: Sequence[Tensor]) -> set[torch.device]:
-    """Return the devices that tensors lie on.
-
-    Args:
-        tensors: Any tensors.
-
-    Returns:
-        Their devices.
-
-    Example:
-        >>> devices([torch.zeros(1), torch.zeros(2)])
-        {device(type='cpu')}
-    """
-    if not torch.accelerator.is_available():
-        tensors = tensors[:1]  # there is but one device to lie on
-    return {t.device for t in tensors}
-
-
-@torch.no_grad()
-def local(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the part of each tensor that this rank holds, in the same storage.
-
-    Args:
-        tensors: Any tensors.
-
-    Returns:
-        Plain tensors; of a plain tensor, itself.
-
-    Example:
-        >>> w = torch.zeros(2)
-        >>> local([w])[0] is w
-        True
-    """
-    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
-
-
-class _Kind(NamedTuple):
-    """What tensors must share to be summed in one go."""
-
-    dtype: torch.dtype
-    device: torch.device
-    mesh: Any = None
-    placements: tuple[Any, ...] = ()
-
-    @classmethod
-    def of(cls, t: Tensor) -> _Kind:
-        if is_sharded(t):
-            return cls(t.dtype, t.device, t.device_mesh, t.placements)  # type: ignore[attr-defined]
-        return cls(t.dtype, t.device)
-
-    def whole(self, part: Tensor) -> Tensor:
-        """Sum over the ranks what each has found in its own part of sharded tensors."""
-        for dimension, placement in enumerate(self.placements):
-            if not placement.is_replicate():
-                torch.distributed.all_reduce(part, group=self.mesh.get_group(dimension))
-        return part
+#: Entries that are summed in one go on the CPU.
+_ROW = 1024
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -150,62 +42,47 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     """
     if not tensors:
         return torch.zeros((), dtype=torch.float64)
-    home = tensors[0].device
-    kinds = _kinds(tensors)
-    wide = costly_to_read(home) or any(kind.mesh for kind in kinds)
-    total = _norm(kinds, home, wide=wide)
+    if any(t.is_sparse for t in tensors):
+        tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
+    wide = layout.costly_to_read(tensors[0].device) or not layout.all_plain(tensors)
+    total = _norm(tensors, wide=wide)
     if not wide and not _TINY < total < math.inf:
-        total = _norm(kinds, home, wide=True)
+        total = _norm(tensors, wide=True)
     return total
 
 
-def _kinds(tensors: Sequence[Tensor]) -> dict[_Kind, Sequence[Tensor]]:
-    """What this rank holds of the tensors, by kind, in an order that ranks share."""
-    alike = all_plain(tensors) and len(set(map(_FORM, tensors))) == 1 == len(devices(tensors))
-    if alike and not tensors[0].is_sparse:
-        return {_Kind.of(tensors[0]): tensors}  # nearly always
-    kinds: dict[_Kind, Sequence[Tensor]] = {}
-    for t, held in zip(tensors, local(tensors), strict=True):
-        values = held.coalesce().values() if t.is_sparse else held
-        kinds[_Kind.of(t)] = [*kinds.get(_Kind.of(t), []), values]
-    return kinds
-
-
 @torch.no_grad()
-def _norm(kinds: dict[_Kind, Sequence[Tensor]], home: torch.device, *, wide: bool) -> Tensor:
-    parts: list[Tensor] = []
-    for kind, held in kinds.items():
-        accumulate = torch.float32 if kind.dtype in _SIXTEEN_BITS else None
-        norms = _norms_in_rows if kind.device.type == "cpu" else torch._foreach_norm
-        each = norms(list(held), 2, torch.float64 if wide else accumulate)
-        part = torch.linalg.vector_norm(torch.stack(each), dtype=torch.float64)
-        parts.append((kind.whole(part.square()).sqrt() if kind.mesh else part).to(home))
-    return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts))
+def _norm(tensors: Sequence[Tensor], *, wide: bool) -> Tensor:
+    found: dict[layout.Kind, list[Tensor]] = {}
+    if layout.costly_to_read(tensors[0].device):
+        for kind, places in layout.kinds(tensors).items():
+            held = layout.local([tensors[i] for i in places])
+            found[kind] = list(torch._foreach_norm(held, 2, torch.float64))
+    else:
+        for kind, (vector,) in layout.pieces(tensors):
+            narrow = torch.float32 if kind.dtype in _SIXTEEN_BITS else kind.dtype
+            found.setdefault(kind, []).extend(_norms(vector, torch.float64 if wide else narrow))
+    parts = []
+    for kind, norms in found.items():
+        part = torch.linalg.vector_norm(torch.stack(norms), dtype=torch.float64)
+        parts.append(kind.whole(part.square()).sqrt() if kind.mesh else part)
+    if len(parts) == 1:
+        return parts[0]
+    home = tensors[0].device
+    total: Tensor = torch.linalg.vector_norm(torch.stack([part.to(home) for part in parts]))
+    return total
 
 
-def _norms_in_rows(
-    tensors: Sequence[Tensor], order: int, dtype: torch.dtype | None
-) -> list[Tensor]:
-    """Norms that together make the norm of all, for the CPU, where this is faster and exact.
+def _norms(vector: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Norms that together make the norm of a vector, for the CPU.
 
     There, torch sums a long float32 vector in a few running sums: at 30 million entries the norm
-    is wrong by .2 %. And many small tensors are faster in one piece.
+    is wrong by .2 %. In rows it is right, and takes no longer.
     """
-    sizes = [t.numel() for t in tensors]
-    small = [t for t, size in zip(tensors, sizes, strict=True) if size < _SMALL]
-    flat = [t.reshape(-1) for t, size in zip(tensors, sizes, strict=True) if size >= _SMALL]
-    if small:
-        flat.append(torch._utils._flatten_dense_tensors(small))  # type: ignore[no-untyped-call]
-    found = []
-    for vector in flat:
-        whole = vector.numel() // _ROW * _ROW
-        if whole:
-            rows = torch.linalg.vector_norm(vector[:whole].view(-1, _ROW), order, 1, dtype=dtype)
-            found.append(torch.linalg.vector_norm(rows, order, dtype=torch.float64))
-        if whole < vector.numel():
-            tail = torch.linalg.vector_norm(vector[whole:], order, dtype=dtype)
-            found.append(tail.double())
-    return found or [torch.zeros((), dtype=torch.float64)]
+    whole = vector.numel() // _ROW * _ROW
+    rows = torch.linalg.vector_norm(vector[:whole].view(-1, _ROW), 2, 1, dtype=dtype)
+    tail = torch.linalg.vector_norm(vector[whole:], dtype=dtype)
+    return [torch.linalg.vector_norm(rows, dtype=torch.float64), tail.double()]
 
 
 def cell_norms(tensors: Sequence[Tensor]) -> Tensor:
@@ -225,26 +102,26 @@ def cell_norms(tensors: Sequence[Tensor]) -> Tensor:
     return torch.sqrt(sum(squares[1:], start=squares[0]))
 
 
-def summed(tensors: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
-    """Add up what was found for every tensor, and where they are sharded, by every rank.
+def summed(parts: Iterable[tuple[layout.Kind, Tensor]]) -> Tensor:
+    """Add up what was found in every piece, and where they are sharded, by every rank.
 
     Args:
-        tensors: Of which something was found; not empty.
-        parts: What this rank found in its part of each: float64 tensors of one shape.
+        parts: The kind of each piece and what this rank found in it, float64 tensors of one
+            shape; at least one.
 
     Returns:
-        The sum, on the device of the first tensor.
+        The sum, on the device of the first.
 
     Example:
-        >>> summed([torch.zeros(2), torch.zeros(3)], [torch.ones(1), torch.ones(1)])
+        >>> kind = layout.Kind.of(torch.zeros(1))
+        >>> summed([(kind, torch.ones(1)), (kind, torch.ones(1))])
         tensor([2.])
     """
-    kinds: dict[_Kind, list[Tensor]] = {}
-    for t, part in zip(tensors, parts, strict=True):
-        kinds.setdefault(_Kind.of(t), []).append(part)
-    home = tensors[0].device
-    wholes = [kind.whole(torch.stack(found).sum(0)).to(home) for kind, found in kinds.items()]
-    return torch.stack(wholes).sum(0)
+    found: dict[layout.Kind, list[Tensor]] = {}
+    for kind, part in parts:
+        found.setdefault(kind, []).append(part)
+    wholes = [kind.whole(torch.stack(same).sum(0)) for kind, same in found.items()]
+    return torch.stack([whole.to(wholes[0].device) for whole in wholes]).sum(0)
 
 
 @torch.no_grad()
@@ -264,8 +141,22 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """
     if not left:
         return torch.zeros((), dtype=torch.float64)
-    products = [
-        (a.float() * b.float() if a.dtype in _SIXTEEN_BITS else a * b).sum().double()
-        for a, b in zip(local(left), local(right), strict=True)
-    ]
-    return summed(left, products)
+    return summed((kind, product(a, b)) for kind, (a, b) in layout.pieces(left, right))
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of two tensors of one shape.
+
+    Args:
+        a: A real tensor.
+        b: Another.
+
+    Returns:
+        The inner product: float64, zero-dimensional.
+
+    Example:
+        >>> product(torch.ones(2).half(), torch.ones(2).half())
+        tensor(2., dtype=torch.float64)
+    """
+    wide = (a.float() * b.float()) if a.dtype in _SIXTEEN_BITS else a * b
+    return wide.sum().double()

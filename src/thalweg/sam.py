@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import base, gradients, hold
+from thalweg import base, gradients, hold, sharded
 from thalweg.ascent import Always, Constant, Method, SAMGradient
 from thalweg.errors import number
 from thalweg.loop import Loops
@@ -232,7 +232,7 @@ class SAM:
         """Return how much of ε is left when the weights are rounded, as autocast does to them.
 
         Args:
-            dtype: To which they are rounded; for their own, ``last`` has the same two numbers.
+            dtype: To which they are rounded, such as ``torch.bfloat16``.
 
         Returns:
             The share of entries that move, and the cosine between the ε meant and the one left.
@@ -287,6 +287,7 @@ class SAM:
 
     def _finish(self, trained: list[Tensor], both: gradients.Both) -> None:
         """Give the base optimizer its gradient, while the weights are still uphill."""
+        sharded.check_reduced(trained)
         self.last = self._watch.measure(self.last, both, self._scaling.scale(trained))
         if self._mixes:
             both.write(self.method.combine(both.here, both.uphill))

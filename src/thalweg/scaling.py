@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import ThalwegError
+from thalweg.layout import is_sharded, local
 from thalweg.loop import weakly
-from thalweg.parameters import is_sharded, local
 
 
 class Scaling:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg import parameters
+from thalweg import layout, parameters
 from thalweg.ascent import Perturbation
 from thalweg.errors import ThalwegError
 from thalweg.gradients import Both
@@ -80,8 +80,10 @@ class Last:
             averaged over the segment from w to w + ε.
         loss_rise: Loss at w + ε minus loss at w, where both are known: from ``step(closure)``, or
             where the caller of ``passes()`` stores them in ``here.loss``.
-        share_moved: * Share of the entries with ε ≠ 0 that rounding let move.
-        fidelity: * Cosine of the angle between the ε that was meant and the one let through.
+        share_moved: * Where weights have 16 bits: share of the entries with ε ≠ 0 that rounding let
+            move.
+        fidelity: * Likewise, cosine of the angle between the ε that was meant and the one let
+            through.
 
     Example:
         >>> Last(grad_norm=2.0, perturbation_norm=0.05)  # what was not measured is left out
@@ -136,6 +138,7 @@ def told(perturbation: Perturbation, length: float | Tensor, cap: float) -> Last
     return Last(norm, length, capped)
 
 
+@torch.no_grad()
 def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> Last:
     """Return the record with what the gradient at w + ε tells; the weights are still there.
 
@@ -148,22 +151,24 @@ def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> 
     Returns:
         The record.
     """
+    if not both.parameters:
+        return last
     factor = 1.0 if scale is None else scale
-    here, uphill = both.here, both.uphill
-    g, h = parameters.norm(here), parameters.norm(uphill)
-    record = dataclasses.replace(
-        last,
-        descent_norm=read(h / factor),
-        cosine=read(parameters.dot(here, uphill) / (g * h)),
-    )
     before = weights.before
-    rows = zip(both.parameters, here, uphill, strict=True)
-    moved = [(p.detach() - before[p], u - v) for p, v, u in rows if p in before]
-    if not moved:
-        return record
-    epsilon, difference = [e for e, _ in moved], [d for _, d in moved]
-    change = parameters.dot(difference, epsilon) / factor
-    return dataclasses.replace(record, curvature=read(change / parameters.dot(epsilon, epsilon)))
+    held = [before.get(p, p) for p in both.parameters]  # ε is 0 where nothing was moved
+    found = []
+    for kind, (g, h, p, w) in layout.pieces(both.here, both.uphill, both.parameters, held):
+        epsilon = p - w
+        products = ((h - g, epsilon), (epsilon, epsilon), (g, h))
+        found.append((kind, torch.stack([parameters.product(a, b) for a, b in products])))
+    change, square, along = parameters.summed(found)
+    norms = parameters.norm(both.here), parameters.norm(both.uphill)
+    return dataclasses.replace(
+        last,
+        descent_norm=read(norms[1] / factor),
+        cosine=read(along / (norms[0] * norms[1])),
+        curvature=read(change / factor / square),
+    )
 
 
 def read(value: float | Tensor) -> float | Tensor:
@@ -175,6 +180,6 @@ def read(value: float | Tensor) -> float | Tensor:
     Returns:
         The number.
     """
-    if isinstance(value, Tensor) and parameters.costly_to_read(value.device):
+    if isinstance(value, Tensor) and layout.costly_to_read(value.device):
         return value
     return float(value)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg import parameters
+from thalweg import layout, parameters
 from thalweg.errors import ThalwegError
 from thalweg.gradients import Both
 from thalweg.hold import Moves, Weights
@@ -45,7 +45,7 @@ class Watch:
         self._said: set[str] = set()
 
     def moved(self, last: Last, moves: Moves) -> Last:
-        """Return the record with what rounding left of ε: with telemetry; else once, of 16 bits.
+        """Return the record with what rounding to 16 bits left of ε; without telemetry, once.
 
         Args:
             last: The record so far.
@@ -57,10 +57,10 @@ class Watch:
             return last
         first, self._looked = not self._looked, True
         narrow = {p.dtype for group, _, _ in moves for p in group if p.dtype.itemsize == 2}
-        if not (narrow or self._telemetry):
+        if not narrow:
             return last
         last = dataclasses.replace(last, **fidelity(self._weights, moves))
-        if first and narrow and last.fidelity < _FAITHFUL:
+        if first and last.fidelity < _FAITHFUL:
             names = " and ".join(str(dtype).removeprefix("torch.") for dtype in narrow)
             self._say(
                 "rounding",
@@ -176,20 +176,19 @@ def fidelity(weights: Weights, moves: Moves, dtype: torch.dtype | None = None) -
     Returns:
         ``share_moved`` and ``fidelity`` of :class:`Last`; empty where nothing moved.
     """
-    before = weights.before
-    rows = [(p, d, f) for group, ds, f in moves for p, d in zip(group, ds, strict=True)]
-    if not before or not rows:
+    before, found = weights.before, []
+    for group, direction, factor in moves if before else ():
+        held = [before[p] for p in group]
+        for kind, (d, now, then) in layout.pieces(direction, group, held):
+            meant = d.double() * factor
+            if dtype is not None:
+                now, then = now.to(dtype), then.to(dtype)
+            real = now.double() - then.double()
+            sums = ((now != then).sum(), (meant != 0).sum(), torch.dot(real, meant))
+            squares = (torch.dot(real, real), torch.dot(meant, meant))
+            found.append((kind, torch.stack([s.double() for s in (*sums, *squares)])))
+    if not found:
         return {}
-    found = []
-    for p, direction, factor in rows:
-        meant, now, then = parameters.local([direction, p, before[p]])
-        if dtype is not None:
-            now, then = now.to(dtype), then.to(dtype)
-        wide = torch.promote_types(now.dtype, torch.float32)
-        real, meant = now.to(wide) - then.to(wide), meant.to_dense().to(wide) * factor
-        counts = (now != then).sum(), (meant != 0).sum()
-        sums = (real * meant).sum(), real.square().sum(), meant.square().sum()
-        found.append(torch.stack([s.double() for s in (*counts, *sums)]))
-    moved, wanted, along, reals, meants = parameters.summed([p for p, _, _ in rows], found)
+    moved, wanted, along, reals, meants = parameters.summed(found)
     cosine = torch.where(along != 0, along / (reals * meants).sqrt(), 0.0)
     return {"share_moved": read(moved / wanted), "fidelity": read(cosine)}

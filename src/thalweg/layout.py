@@ -1,0 +1,211 @@
+"""Where tensors lie: on which devices, in whose shards; and how to go through many of them fast."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+#: Tensors with fewer entries are put together.
+_SMALL = 16384
+_PLAIN = {Tensor, torch.nn.Parameter}
+_FORM = operator.attrgetter("dtype", "layout")
+
+
+def costly_to_read(device: torch.device) -> bool:
+    """Return whether reading a number from this device makes the program wait for it.
+
+    Args:
+        device: Where the number lies.
+
+    Returns:
+        True for every accelerator: there, nothing is read back in a step.
+
+    Example:
+        >>> costly_to_read(torch.device("cpu"))
+        False
+    """
+    return device.type != "cpu"
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a tensor is a DTensor: one of which every rank holds its part.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        Whether it is. It is known by its method, so that nothing distributed is imported.
+
+    Example:
+        >>> is_sharded(torch.zeros(2))
+        False
+    """
+    return hasattr(tensor, "to_local")
+
+
+def all_plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether none of the tensors is a DTensor or of another special kind.
+
+    Args:
+        tensors: Any tensors.
+
+    Returns:
+        Whether each is a tensor or a parameter and nothing else.
+
+    Example:
+        >>> all_plain([torch.zeros(1), torch.nn.Parameter(torch.zeros(1))])
+        True
+    """
+    return all(map(_PLAIN.__contains__, map(type, tensors)))
+
+
+def devices(tensors: Sequence[Tensor]) -> set[torch.device]:
+    """Return the devices that tensors lie on.
+
+    Args:
+        tensors: Any tensors.
+
+    Returns:
+        Their devices.
+
+    Example:
+        >>> devices([torch.zeros(1), torch.zeros(2)])
+        {device(type='cpu')}
+    """
+    if not torch.accelerator.is_available():
+        tensors = tensors[:1]  # there is but one device to lie on
+    return {t.device for t in tensors}
+
+
+@torch.no_grad()
+def local(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the part of each tensor that this rank holds, in the same storage.
+
+    Args:
+        tensors: Any tensors.
+
+    Returns:
+        Plain tensors; of a plain tensor, itself.
+
+    Example:
+        >>> w = torch.zeros(2)
+        >>> local([w])[0] is w
+        True
+    """
+    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
+
+
+class Kind(NamedTuple):
+    """What tensors must share to be summed in one go.
+
+    Attributes:
+        dtype: Their dtype.
+        device: Where they lie.
+        mesh: Of sharded ones, the ranks that hold them.
+        placements: Of sharded ones, how each dimension of the mesh divides them.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    mesh: Any = None
+    placements: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, t: Tensor) -> Kind:
+        """Return the kind of a tensor."""
+        if is_sharded(t):
+            return cls(t.dtype, t.device, t.device_mesh, t.placements)  # type: ignore[attr-defined]
+        return cls(t.dtype, t.device)
+
+    def whole(self, part: Tensor) -> Tensor:
+        """Sum over the ranks what each has found in its own part of sharded tensors."""
+        for dimension, placement in enumerate(self.placements):
+            if not placement.is_replicate():
+                torch.distributed.all_reduce(part, group=self.mesh.get_group(dimension))
+        return part
+
+
+def kinds(tensors: Sequence[Tensor]) -> dict[Kind, Sequence[int]]:
+    """Return the positions of tensors in their list, by kind, in an order that ranks share.
+
+    Args:
+        tensors: Any tensors.
+
+    Returns:
+        Positions for each kind.
+
+    Example:
+        >>> found = kinds([torch.zeros(1), torch.zeros(1).half(), torch.zeros(2)])
+        >>> [(kind.dtype, list(places)) for kind, places in found.items()]
+        [(torch.float32, [0, 2]), (torch.float16, [1])]
+    """
+    alike = all_plain(tensors) and len(set(map(_FORM, tensors))) == 1 == len(devices(tensors))
+    if alike:
+        return {Kind.of(tensors[0]): range(len(tensors))}  # nearly always
+    found: dict[Kind, list[int]] = {}
+    for place, t in enumerate(tensors):
+        found.setdefault(Kind.of(t), []).append(place)
+    return dict(found)
+
+
+def pieces(*lists: Sequence[Tensor]) -> Iterator[tuple[Kind, list[Tensor]]]:
+    """Go through lists of tensors side by side, in few long vectors.
+
+    Many small tensors take much longer one by one than in one piece.
+
+    Args:
+        lists: Of as many tensors each, those at one position of one shape. Of a sharded one, the
+            part that this rank holds is looked at; a sparse one is made dense.
+
+    Yields:
+        The kind of a piece, and the piece of every list, one-dimensional.
+
+    Raises:
+        ValueError: If the lists are not of one length.
+
+    Example:
+        >>> [(_, (a, b))] = pieces([torch.zeros(2), torch.zeros(1)], [torch.ones(2), torch.ones(1)])
+        >>> a, b
+        (tensor([0., 0., 0.]), tensor([1., 1., 1.]))
+    """
+    if len({len(tensors) for tensors in lists}) > 1:
+        raise ValueError(f"lists must be of one length, got {[len(tensors) for tensors in lists]}")
+    for kind, places in kinds(lists[0]).items():
+        rows = [local([tensors[i] for i in places]) for tensors in lists]
+        sizes = [t.numel() for t in rows[0]]
+        for i in [i for i, size in enumerate(sizes) if size >= _SMALL]:
+            yield kind, [row[i].to_dense().reshape(-1) for row in rows]
+        small = [i for i, size in enumerate(sizes) if size < _SMALL]
+        if small:
+            yield kind, [_together([row[i] for i in small]) for row in rows]
+
+
+def _together(tensors: list[Tensor]) -> Tensor:
+    if any(t.is_sparse for t in tensors):
+        tensors = [t.to_dense() for t in tensors]
+    flat: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+    return flat
+
+
+def layers(model: nn.Module | None) -> list[nn.Module]:
+    """Return a model and every module within it.
+
+    Args:
+        model: ``None`` for none.
+
+    Returns:
+        The modules; one that is shared may come more than once.
+
+    Example:
+        >>> len(layers(nn.Sequential(nn.Linear(1, 1), nn.Sequential())))
+        3
+    """
+    found = [] if model is None else [model]
+    for layer in found:  # grows; faster than model.modules(), which makes a name for every layer
+        if layer._modules:
+            found += [child for child in layer._modules.values() if child is not None]
+    return found
