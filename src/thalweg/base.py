@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thalweg import layout, parameters, sharded
-from thalweg.ascent import AllParameters, Always, Method, check_method
+from thalweg.ascent import AllParameters, Always, Method, Norm, Number, check_method
 from thalweg.errors import ThalwegError, number
 from thalweg.telemetry import Last, told
 
@@ -211,7 +212,7 @@ def rhos(optimizer: torch.optim.Optimizer, default: float, method: Method, step:
 
 
 def moves(
-    method: Method, rhos: Rhos, scale: Tensor | None
+    method: Method, rhos: Rhos, scale: Number | None
 ) -> tuple[Last, list[tuple[list[Tensor], list[Tensor], float | Tensor]]]:
     """Return ε for every group, from the gradients there are.
 
@@ -225,41 +226,52 @@ def moves(
         the CPU the factor is a float and there are no moves where it is 0; on an accelerator it
         is a tensor there, so that nothing is read back and nothing waits.
     """
-    groups = []
+    groups, gradients = [], []
     for rho, chosen in rhos:
         pairs = [(p, g) for p in chosen if (g := p.grad) is not None]
+        if len(pairs) < len(chosen):
+            _look_for_gradients([p for _, chosen in rhos for p in chosen])
         if pairs:
-            groups.append((rho, [p for p, _ in pairs], _aligned(pairs)))
-    if sum(len(held) for _, _, held in groups) < sum(len(chosen) for _, chosen in rhos):
-        _look_for_gradients([p for _, chosen in rhos for p in chosen])
+            groups.append((rho, [p for p, _ in pairs]))
+            gradients += [g for _, g in pairs]
     if not groups:
         return Last(grad_norm=0.0 if rhos else math.nan), []
+    if not layout.all_plain(gradients):
+        gradients = _aligned([p for _, held in groups for p in held], gradients)
+    costly = layout.costly_to_read(gradients[0].device)
+    norm: Norm = parameters.norm if costly else _norm
+    if scale is not None and not costly:
+        scale = float(scale)
     # The factor is linear in rho: it is taken once, for the largest, and shared out.
-    top = max(rho for rho, _, _ in groups)
-    epsilon = method.perturbation([g for _, _, held in groups for g in held], top, scale=scale)
+    top = max(rho for rho, _ in groups)
+    epsilon = method.perturbation(gradients, top, norm=norm, scale=scale)
     rest = iter(epsilon.direction)
-    parts = [(chosen, [next(rest) for _ in chosen], rho / top) for rho, chosen, _ in groups]
+    parts = [(held, list(itertools.islice(rest, len(held))), rho / top) for rho, held in groups]
     length = epsilon.length
     if len(parts) > 1:
-        norms = [epsilon.factor * share * parameters.norm(d) for _, d, share in parts]
-        length = torch.linalg.vector_norm(torch.stack(norms))
+        norms = [epsilon.factor * share * norm(d) for _, d, share in parts]
+        if costly:
+            length = torch.linalg.vector_norm(torch.stack([torch.as_tensor(n) for n in norms]))
+        else:
+            length = math.hypot(*map(float, norms))
     last = told(epsilon, length, method.cap)
-    if layout.costly_to_read(epsilon.factor.device):
+    if costly:
         return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
     factor = float(epsilon.factor)
     return last, [(w, d, factor * share) for w, d, share in parts if last.moved]
 
 
-def _aligned(pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Return the gradient of each pair, sharded as its parameter is."""
-    gradients = [g for _, g in pairs]
-    if layout.all_plain(gradients):
-        return gradients
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return float(parameters.norm(tensors))
+
+
+def _aligned(held: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """Return the gradients, each sharded as its parameter is."""
     return [
         g.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
         if layout.is_sharded(p) and g.placements != p.placements  # type: ignore[attr-defined]
         else g
-        for p, g in pairs
+        for p, g in zip(held, gradients, strict=True)
     ]
 
 

@@ -36,9 +36,11 @@ class Aside:
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._held = [(p, p.grad if p.grad is None else kept(p.grad)) for p in parameters]
-        for p in parameters:
-            p.grad = None
+        self._held = [(p, p.grad) for p in parameters]
+        for i, (p, old) in enumerate(self._held):
+            if old is not None:
+                self._held[i] = p, kept(old)
+                p.grad = None
 
     def put_back(self) -> None:
         """Bring the old gradients back as they were; what came since is dropped."""

@@ -115,10 +115,23 @@ class Weights:
         forms = list(map(_FORM, moving))
         if _same(moving, self._known) and forms == self._forms:
             return
+        unfit = []
         for p in moving:
             b = self._backup.get(p)
             if b is None or (b.dtype, b.device, b.shape) != (p.dtype, p.device, p.shape):
-                self._backup[p] = torch.empty_like(p)
+                unfit.append(p)
+        for kind, places in layout.kinds(unfit).items() if unfit else ():
+            small = []
+            for p in [unfit[i] for i in places]:
+                if kind.mesh or p.numel() >= layout.SMALL:
+                    self._backup[p] = torch.empty_like(p)
+                else:
+                    small.append(p)
+            # Side by side they are copied faster.
+            sizes = [p.numel() for p in small]
+            rooms = torch.empty(sum(sizes), dtype=kind.dtype, device=kind.device)
+            for p, room in zip(small, torch.split(rooms, sizes), strict=True):
+                self._backup[p] = room.view(p.shape)
         self._known, self._forms = moving, forms
         self._copies = layout.local([self._backup[p] for p in moving])
         self._sharded = any(map(layout.is_sharded, moving))

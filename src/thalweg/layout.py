@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 #: Tensors with fewer entries are put together.
-_SMALL = 16384
+SMALL = 16384
 _PLAIN = {Tensor, torch.nn.Parameter}
 _FORM = operator.attrgetter("dtype", "layout")
 
@@ -175,16 +175,39 @@ def pieces(*lists: Sequence[Tensor]) -> Iterator[tuple[Kind, list[Tensor]]]:
     if len({len(tensors) for tensors in lists}) > 1:
         raise ValueError(f"lists must be of one length, got {[len(tensors) for tensors in lists]}")
     for kind, places in kinds(lists[0]).items():
-        rows = [local([tensors[i] for i in places]) for tensors in lists]
-        sizes = [t.numel() for t in rows[0]]
-        for i in [i for i, size in enumerate(sizes) if size >= _SMALL]:
-            yield kind, [row[i].to_dense().reshape(-1) for row in rows]
-        small = [i for i, size in enumerate(sizes) if size < _SMALL]
-        if small:
-            yield kind, [_together([row[i] for i in small]) for row in rows]
+        rows: Sequence[Sequence[Tensor]] = lists
+        if kind.mesh or len(places) < len(lists[0]):
+            rows = [local([tensors[i] for i in places]) for tensors in lists]
+        for vector in zip(*map(vectors, rows), strict=True):
+            yield kind, list(vector)
 
 
-def _together(tensors: list[Tensor]) -> Tensor:
+def vectors(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the entries of all the tensors in few long vectors: the small ones in one together.
+
+    Args:
+        tensors: Plain tensors on one device; lists of the same shapes are cut alike.
+
+    Returns:
+        One-dimensional tensors.
+
+    Example:
+        >>> vectors([torch.zeros(2, 2), torch.ones(1)])
+        [tensor([0., 0., 0., 0., 1.])]
+    """
+    sizes = [t.numel() for t in tensors]
+    if max(sizes) < SMALL:
+        return [_together(tensors)]
+    found, small = [], []
+    for t, size in zip(tensors, sizes, strict=True):
+        if size < SMALL:
+            small.append(t)
+        else:
+            found.append(t.to_dense().reshape(-1))
+    return [*found, _together(small)] if small else found
+
+
+def _together(tensors: Sequence[Tensor]) -> Tensor:
     if any(t.is_sparse for t in tensors):
         tensors = [t.to_dense() for t in tensors]
     flat: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]

@@ -88,7 +88,6 @@ class Scaling:
             )
         self._optimizer.step()
 
-    @torch.no_grad()
     def tell(self, trained: Sequence[Tensor], norm: float | Tensor) -> None:
         """Make one gradient infinite where ``norm`` is not finite, so that the scaler skips.
 
@@ -102,7 +101,8 @@ class Scaling:
         first = next((g for g in held if g.numel()), None)
         if first is not None:
             wrong = ~torch.isfinite(torch.as_tensor(norm))
-            first.add_(torch.where(wrong, math.inf, 0.0).to(first))
+            with torch.no_grad():
+                first.add_(torch.where(wrong, math.inf, 0.0).to(first))
 
     def tell_others(self, trained: Sequence[Tensor], norm: float | Tensor) -> Callable[[], None]:
         """Do the same to a gradient of the coming pass, before the ranks share it.
@@ -117,10 +117,10 @@ class Scaling:
         Returns:
             What ends it.
         """
-        plain = (p for p in trained if p.grad is not None and not p.grad.is_sparse)
-        first = next((p for p in plain if not is_sharded(p)), None)
         finite = isinstance(norm, float) and math.isfinite(norm)
-        if first is None or finite or not self._in_charge:
+        plain = [] if finite or not self._in_charge else [p for p in trained if not is_sharded(p)]
+        first = next((p for p in plain if p.grad is not None and not p.grad.is_sparse), None)
+        if first is None:
             return lambda: None
 
         def poisoned(gradient: Tensor) -> Tensor:

@@ -126,16 +126,13 @@ def told(perturbation: Perturbation, length: float | Tensor, cap: float) -> Last
     Returns:
         The record, without what needs the gradient at w + ε.
     """
-    factor, norm, length = read(perturbation.factor), read(perturbation.norm), read(length)
+    factor, norm, uncut = map(read, (perturbation.factor, perturbation.norm, perturbation.length))
     # Where nothing moves, 0 times a norm that is not finite would be NaN. A length that was cut is
     # the cap up to rounding.
-    if isinstance(factor, float):
-        length = length if factor else 0.0
-        capped: float | Tensor = float(float(perturbation.length) > cap * (1 - 1e-9))
-    else:
-        length = torch.where(factor != 0, length, 0.0)
-        capped = (perturbation.length > cap * (1 - 1e-9)).double()
-    return Last(norm, length, capped)
+    bit = uncut > cap * (1 - 1e-9)
+    if isinstance(factor, Tensor):
+        return Last(norm, torch.where(factor != 0, length, 0.0), torch.as_tensor(bit).double())
+    return Last(norm, read(length) if factor else 0.0, float(bit))
 
 
 @torch.no_grad()

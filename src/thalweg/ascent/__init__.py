@@ -1,6 +1,6 @@
 """The parts of a method: pure functions of lists of tensors, shared by SAM and the simulator."""
 
-from thalweg.ascent.ball import L2, Ball, size
+from thalweg.ascent.ball import L2, Ball, Norm, Number, size
 from thalweg.ascent.combine import Combine, SAMGradient
 from thalweg.ascent.direction import AllParameters, Direction, Filter, Gradient
 from thalweg.ascent.gate import Always, Constant, Gate, Schedule
@@ -18,6 +18,8 @@ __all__ = [
     "Gate",
     "Gradient",
     "Method",
+    "Norm",
+    "Number",
     "Perturbation",
     "SAMGradient",
     "Schedule",

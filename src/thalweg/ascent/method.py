@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from thalweg import parameters
-from thalweg.ascent.ball import L2, Ball, Norm, size
+from thalweg.ascent.ball import L2, Ball, Norm, Number, size
 from thalweg.ascent.combine import Combine, SAMGradient
 from thalweg.ascent.direction import AllParameters, Direction, Filter, Gradient
 from thalweg.ascent.gate import Always, Constant, Gate, Schedule
@@ -66,9 +66,9 @@ class Perturbation(NamedTuple):
     """
 
     direction: Sequence[Tensor]
-    factor: Tensor
-    norm: Tensor
-    length: Tensor
+    factor: Number
+    norm: Number
+    length: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +142,10 @@ class Method:
     def perturbation(
         self,
         gradient: Sequence[Tensor],
-        rho: float | Tensor,
-        power: float | Tensor | None = None,
+        rho: Number,
+        power: Number | None = None,
         norm: Norm = parameters.norm,
-        scale: Tensor | None = None,
+        scale: Number | None = None,
     ) -> Perturbation:
         """Return the perturbation for this gradient.
 

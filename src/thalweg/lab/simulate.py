@@ -273,9 +273,9 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
-def _column(value: Tensor, like: Tensor) -> Tensor:
+def _column(value: float | Tensor, like: Tensor) -> Tensor:
     """One number per cell, shaped so that it multiplies every entry of its cell."""
-    return value.reshape(-1, *[1] * (like.ndim - 1))
+    return torch.as_tensor(value).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _threads_sleep() -> bool:
