@@ -228,12 +228,13 @@ def moves(
     """
     groups, gradients = [], []
     for rho, chosen in rhos:
-        pairs = [(p, g) for p in chosen if (g := p.grad) is not None]
-        if len(pairs) < len(chosen):
+        held, found = chosen, [p.grad for p in chosen]
+        if any(g is None for g in found):
+            held = [p for p in chosen if p.grad is not None]
             _look_for_gradients([p for _, chosen in rhos for p in chosen])
-        if pairs:
-            groups.append((rho, [p for p, _ in pairs]))
-            gradients += [g for _, g in pairs]
+        if held:
+            groups.append((rho, held))
+            gradients += [g for g in found if g is not None]
     if not groups:
         return Last(grad_norm=0.0 if rhos else math.nan), []
     if not layout.all_plain(gradients):

@@ -36,25 +36,26 @@ class Aside:
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._held = [(p, p.grad) for p in parameters]
-        for i, (p, old) in enumerate(self._held):
+        self._parameters = parameters
+        self._old = [p.grad for p in parameters]
+        for i, old in enumerate(self._old):
             if old is not None:
-                self._held[i] = p, kept(old)
-                p.grad = None
+                self._old[i] = kept(old)
+                parameters[i].grad = None
 
     def put_back(self) -> None:
         """Bring the old gradients back as they were; what came since is dropped."""
-        for p, old in self._held:
+        for p, old in zip(self._parameters, self._old, strict=True):
             p.grad = old
-        self._held = []
+        self._parameters, self._old = [], []
 
     @torch.no_grad()
     def merge(self) -> None:
         """Bring the old gradients back and add what came since, as one ``backward()`` would."""
-        for p, old in self._held:
+        for p, old in zip(self._parameters, self._old, strict=True):
             if old is not None:
                 p.grad = old if p.grad is None else old.add_(p.grad)
-        self._held = []
+        self._parameters, self._old = [], []
 
 
 class Both:
