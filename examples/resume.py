@@ -11,8 +11,7 @@ import thalweg
 
 def train(path=Path("checkpoint.pt"), rho=0.05, until=3):
     torch.manual_seed(0)
-    digits = load_digits()
-    images, labels = torch.tensor(digits.data / 8 - 1).float(), torch.tensor(digits.target)
+    images, labels = (torch.tensor(a) for a in load_digits(return_X_y=True))
     model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.2), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     sam = thalweg.SAM(optimizer, model, rho=rho)
@@ -27,7 +26,7 @@ def train(path=Path("checkpoint.pt"), rho=0.05, until=3):
     for epoch in range(start, until):
         for rows in torch.randperm(len(images)).split(64):
             for here in sam.passes():
-                loss = cross_entropy(model(images[rows]), labels[rows])
+                loss = cross_entropy(model(images[rows].float() / 8 - 1), labels[rows])
                 loss.backward()
                 losses += [loss.item()] if here.index == 0 else []
             optimizer.step()
