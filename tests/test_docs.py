@@ -11,7 +11,7 @@ import pytorch_optimizer
 import torch
 from torch import nn
 
-from thalweg import compat
+from thalweg import compat, testing
 
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_every_recipe_says_what_goes_wrong_in_few_words():
         assert 20 < len(text.split()) < 80, section[:40]
 
 
-@pytest.mark.parametrize("name", ["recipes.md", "migration.md"])
+@pytest.mark.parametrize("name", ["features.md", "migration.md", "recipes.md"])
 def test_links_lead_somewhere(name):
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)]+)\)", text)
@@ -130,3 +130,21 @@ def test_what_the_page_says_is_refused_is_refused():
         assert f"`{option}=True`" in MIGRATION
         with pytest.raises(ValueError, match=option):
             compat.SAM([w], torch.optim.SGD, lr=0.1, **{option: True})
+
+
+def test_every_feature_has_a_test_that_exists():
+    text = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`(conformance: \w+|tests/[\w/]+\.py(?:::\w+)?)`", row)
+        assert named, row
+        for name in named:
+            kind, _, check = name.partition(": ")
+            path, _, function = name.partition("::")
+            if kind == "conformance":
+                assert check in testing.CHECKS, name
+            else:
+                assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8") or (
+                    not function and (ROOT / path).exists()
+                ), name
