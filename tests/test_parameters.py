@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thalweg import parameters
+from thalweg import layout, parameters
 
 
 def tensors(dtype, sizes=((3, 4), (5,), ()), scale=1.0):
@@ -100,3 +100,14 @@ def test_every_cell_has_its_own_norm():
     together = parameters.cell_norms(held)
     alone = torch.stack([parameters.norm([t[i] for t in held]) for i in range(4)])
     torch.testing.assert_close(together, alone, rtol=1e-14, atol=0)
+
+
+@given(st.lists(st.integers(0, 60_000), min_size=1, max_size=40))
+def test_vectors_hold_every_entry_once_and_little_of_it_twice(sizes):
+    tensors = [torch.full((size,), float(i)) for i, size in enumerate(sizes)]
+    found = layout.vectors(tensors)
+    counts = torch.bincount(torch.cat(found).long(), minlength=len(sizes))
+    assert counts.tolist() == sizes
+    large = {t.data_ptr() for t in tensors if t.numel() >= layout.SMALL}
+    assert all(v.numel() <= 2**18 for v in found if v.data_ptr() not in large)
+    assert large <= {v.data_ptr() for v in found}  # not copied

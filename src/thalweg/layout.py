@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-#: Tensors with fewer entries are put together.
+#: Tensors with fewer entries are put together, up to so many entries: scratch memory of a megabyte
+#: or two.
 SMALL = 16384
+_SCRATCH = 2**18
 _PLAIN = {Tensor, torch.nn.Parameter}
 _FORM = operator.attrgetter("dtype", "layout")
 
@@ -196,14 +198,20 @@ def vectors(tensors: Sequence[Tensor]) -> list[Tensor]:
         [tensor([0., 0., 0., 0., 1.])]
     """
     sizes = [t.numel() for t in tensors]
-    if max(sizes) < SMALL:
+    if max(sizes) < SMALL and sum(sizes) <= _SCRATCH:
         return [_together(tensors)]
-    found, small = [], []
+    found: list[Tensor] = []
+    small: list[Tensor] = []
+    room = _SCRATCH
     for t, size in zip(tensors, sizes, strict=True):
-        if size < SMALL:
-            small.append(t)
-        else:
+        if size >= SMALL:
             found.append(t.to_dense().reshape(-1))
+            continue
+        if size > room:
+            found.append(_together(small))
+            small, room = [], _SCRATCH
+        small.append(t)
+        room -= size
     return [*found, _together(small)] if small else found
 
 
