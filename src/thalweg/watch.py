@@ -53,7 +53,7 @@ class Watch:
         """
         if self._telemetry:
             self._moves = moves
-        elif self._looked or not self._weights.moved:
+        if not self._weights.moved or (self._looked and not self._telemetry):
             return last
         first, self._looked = not self._looked, True
         narrow = {p.dtype for group, _, _ in moves for p in group if p.dtype.itemsize == 2}
