@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import thalweg
-from thalweg import SAM, Method, ThalwegError, base, layout
+from thalweg import SAM, Method, ThalwegError, checks, layout
 
 
 def build(**changes):
@@ -95,7 +95,7 @@ def test_a_rho_that_goes_bad_later_is_found_at_the_next_step(tools, form, rho):
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, rho=0.1)
     sam.optimizer.param_groups[0]["rho"] = rho
     before = model[0].weight.detach().clone()
-    with pytest.raises(ThalwegError, match=r'the "rho" of a param group must be'):
+    with pytest.raises(ThalwegError, match=r'the "rho" of param group . must be'):
         tools.forms[form](sam, tools.loss(model, 0))
     assert torch.equal(model[0].weight, before)
     sam.optimizer.param_groups[0]["rho"] = 0.1
@@ -106,7 +106,7 @@ def test_a_rho_that_goes_bad_later_is_found_at_the_next_step(tools, form, rho):
 def test_a_rho_in_the_groups_is_checked_at_once():
     w = torch.ones(2, requires_grad=True)
     optimizer = torch.optim.SGD([{"params": [w], "rho": 0.1}, {"params": [], "rho": -1.0}], lr=0.1)
-    with pytest.raises(ThalwegError, match=r'the "rho" of a param group must be .*got -1'):
+    with pytest.raises(ThalwegError, match=r'the "rho" of param group . must be .*got -1'):
         SAM(optimizer, None, rho=0.1)
 
 
@@ -165,7 +165,7 @@ def test_a_wrapper_that_hides_the_parameters_is_refused(name):
 
 
 def test_a_device_that_is_not_tested_is_refused(monkeypatch):
-    monkeypatch.setattr(base, "_UNTESTED", {"cpu"})
+    monkeypatch.setattr(checks, "_UNTESTED", {"cpu"})
     with pytest.raises(ThalwegError, match="must lie on the CPU or a CUDA device, got cpu"):
         build()
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from thalweg import SAM
-from thalweg.hold import Buffers, RandomState, Weights
+from thalweg.hold import Buffers, RandomState, Weights, _batches
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -111,7 +111,7 @@ class Custom(nn.Module):
 
 
 class Counter(nn.Module):
-    """Has a buffer, but no running statistics: none of SAM's business."""
+    """Has a buffer, but no running statistics."""
 
     def __init__(self):
         super().__init__()
@@ -134,19 +134,35 @@ def test_running_statistics_are_put_back_for_any_layer_that_has_them():
     change()
     held.put_back()
     changed = {n for n, b in model.named_buffers() if not torch.equal(b, before[n])}
-    assert changed == {"2.running_mean", "3.calls"}
+    assert changed == {"2.running_mean"}  # of a layer in evaluation mode
     assert {name: b.data_ptr() for name, b in model.named_buffers()} == addresses
 
 
-def test_a_buffer_that_the_first_pass_changed_is_held_in_any_layer():
-    model = nn.Sequential(Counter(), Counter())
+def test_a_buffer_is_held_in_training_and_where_the_first_pass_changed_it():
+    model = nn.Sequential(Counter(), Counter().eval(), Counter().eval())
+    model[0].register_buffer("mask", torch.ones(2, dtype=torch.bool))
     held = Buffers(model)
-    model[0].calls.add_(1)  # the first pass
+    model[1].calls.add_(1)  # the first pass
     held.save()
-    model[0].calls.add_(1)  # the second
-    model[1].calls.add_(1)
+    for layer in model:
+        layer.calls.add_(1)  # the second
+    model[0].calls.data.fill_(7.0)  # which no version counter tells of
     held.put_back()
-    assert (model[0].calls.item(), model[1].calls.item()) == (1.0, 1.0)
+    assert [layer.calls.item() for layer in model] == [0.0, 1.0, 1.0]
+    assert len(held._layers) == 3
+
+
+def test_a_buffer_that_comes_or_grows_in_a_pass_is_held():
+    layer = Counter()
+    layer.register_buffer("late", None)
+    held = Buffers(layer)
+    layer.late = torch.ones(2)
+    held.save()
+    layer.late = torch.ones(3)
+    layer.calls.resize_(4).fill_(5.0)
+    held.put_back()
+    assert layer.late.tolist() == [1.0, 1.0]
+    assert layer.calls.tolist() == 0.0
 
 
 def test_a_buffer_that_is_replaced_is_held():
@@ -182,3 +198,34 @@ def test_giving_the_backup_back_puts_the_weights_back_first():
     weights.release()
     assert w.tolist() == [1.0, 2.0]
     assert not weights.moved
+
+
+def test_a_parameter_that_is_gone_takes_its_copy_along():
+    weights = Weights()
+    kept = torch.ones(3)
+    for _ in range(3):
+        other = torch.ones(40_000)
+        weights.move([([kept, other], [torch.ones(3), torch.ones(40_000)], 0.5)])
+        weights.restore()
+    del other
+    weights.move([([kept], [torch.ones(3)], 0.5)])
+    weights.restore()
+    assert len(weights._backup) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+def test_sparse_directions_on_an_accelerator():
+    w, weights = torch.ones(3, 2), Weights()
+    d = torch.sparse_coo_tensor([[1, 1]], [[1.0, 2.0], [1.0, 0.0]], (3, 2))
+    weights.move([([w], [d], torch.tensor(0.5, dtype=torch.float64))])
+    assert w.tolist() == [[1.0, 1.0], [2.0, 2.0], [1.0, 1.0]]
+    weights.restore()
+    assert torch.equal(w, torch.ones(3, 2))
+
+
+def test_batches_hold_everything_once():
+    tensors = [torch.zeros(n) for n in (3, 2**22, 5, 2**21, 2**21, 1)]
+    cut = list(_batches(tensors, tensors))
+    assert [t.numel() for some, _ in cut for t in some] == [t.numel() for t in tensors]
+    assert all(some == part for some, part in [([*map(id, a)], [*map(id, b)]) for a, b in cut])
+    assert len(cut) == 4

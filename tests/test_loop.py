@@ -53,7 +53,9 @@ def test_a_state_dict_taken_inside_the_loop_has_the_weights_and_the_loop_raises(
     assert not torch.equal(model[0].weight, before["0.weight"])
     saved = model.state_dict()
     assert all(torch.equal(saved[name], before[name]) for name in before)
-    with pytest.raises(ThalwegError, match=r"state_dict\(\).* must come after the loop"):
+    with pytest.raises(
+        ThalwegError, match=r"saving or loading the model.* must come after the loop"
+    ):
         next(loop)
 
 
@@ -84,3 +86,15 @@ def test_two_loops_are_never_open_together(tools):
         assert undone == [1]
         with pytest.raises(ThalwegError, match="must come after"):
             loops.check(loop)
+
+
+def test_weights_loaded_while_a_loop_is_open_stay(tools):
+    model, other = tools.net(), tools.net(seed=1)
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=0.0), model, rho=0.5)
+    loop = sam.passes()
+    next(loop)
+    tools.loss(model, 0)().backward()
+    next(loop)
+    model.load_state_dict(other.state_dict())
+    tools.forms["passes"](sam, tools.loss(model, 0))
+    assert tools.same_bits(model, other)

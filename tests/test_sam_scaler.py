@@ -86,7 +86,7 @@ def test_unscaling_inside_the_loop_is_an_error(tools, given, where):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     sam = SAM(optimizer, model, 0.1, scaler=scaler if given else None)
-    for _ in sam.passes():  # without scaler=, SAM comes to know it by the first step
+    for _ in sam.passes():  # test_scaling.py has the very first loop
         scaler.scale(tools.loss(model, 0)()).backward()
     scaler.step(optimizer)
     scaler.update()

@@ -58,9 +58,9 @@ def test_fidelity_on_request_is_that_of_the_rounded_weights():
     for here in sam.passes():
         (w * direction).sum().backward()
         if here.last:
-            share, cosine = sam.fidelity(torch.bfloat16)
-        if here.last:
             full = sam.fidelity(torch.float32)
+            with pytest.warns(UserWarning, match="weights rounded to bfloat16 let .* % of the"):
+                share, cosine = sam.fidelity(torch.bfloat16)
     assert full == (1.0, pytest.approx(1.0, abs=1e-6))
     assert share == pytest.approx(narrow.last.share_moved, abs=2e-3)
     assert cosine == pytest.approx(narrow.last.fidelity, abs=2e-3)
@@ -209,3 +209,77 @@ def test_where_both_weights_and_biases_are_of_16_bits_one_warning_names_them_all
 
     with pytest.warns(UserWarning, match=r"(bfloat16 and float16|float16 and bfloat16) weights"):
         step()
+
+
+def test_steps_in_which_nothing_moves_are_told_of():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.5)
+
+    def steps(n, factor):
+        for _ in range(n):
+            for here in sam.passes():
+                (w * (factor if here.ascent else 1.0)).sum().backward()
+
+    steps(49, math.nan)
+    steps(1, 1.0)
+    steps(49, math.inf)
+    with pytest.warns(UserWarning, match="nothing was perturbed in the last 50 steps"):
+        steps(1, 0.0)
+    steps(60, 0.0)  # once is enough
+
+
+def test_a_batch_of_its_own_for_the_ascent_is_no_small_rho():
+    w = torch.tensor([1.0, 1.0], requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=1e-3), None, 0.05, telemetry=True)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        for here in sam.passes():
+            loss = (w**2).sum() / 2 + torch.randn((), generator=draw)
+            loss.backward()
+            here.loss = loss
+        sam.optimizer.zero_grad()
+
+
+def only(sam, w, *, first):
+    """Call backward in one of the two passes."""
+    for here in sam.passes():
+        if here.ascent == first:
+            w.sum().backward()
+
+
+def test_warnings_point_at_the_line_of_the_caller():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.5)
+    with pytest.warns(UserWarning, match="no parameter of the optimizer got a gradient") as said:
+        only(sam, w, first=False)
+    assert said[0].filename == __file__
+    half = torch.randn(64, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    other = SAM(torch.optim.SGD([half], lr=0.0), None, 1e-4)
+    with pytest.warns(UserWarning, match="rounding swallows") as said:
+        other.step(lambda: (half * half).sum().backward())
+    assert said[0].filename == __file__
+
+
+def test_a_last_pass_without_backward_is_told_of():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.5)
+    with pytest.warns(UserWarning, match="no parameter .* in the last pass"):
+        only(sam, w, first=True)
+    w.sum().backward()
+
+    def block():
+        with sam.perturbed():
+            pass
+
+    with pytest.warns(UserWarning, match="no parameter .* in the last pass"):
+        block()
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-25])
+def test_telemetry_of_gradients_whose_squares_float32_cannot_hold(size):
+    w = torch.tensor([3.0, 4.0], requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.5, telemetry=True)
+    sam.step(lambda: (size * w**2 / 2).sum().backward())
+    assert sam.last.cosine == pytest.approx(1.0, abs=1e-6)
+    assert sam.last.cosine <= 1.0
+    assert sam.last.curvature == pytest.approx(size, rel=1e-5)

@@ -1,13 +1,15 @@
 """The one error type of the project, and the few checks that many rooms need.
 
-Every message has the same four parts: the name of what is wrong, what is required of it,
-what came instead, and what to do.
+A message has four parts: the name of what is wrong, what is required of it, what came instead, and
+what to do, where the requirement does not say that already.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+import sys
+import warnings
 from typing import Any
 
 
@@ -18,6 +20,25 @@ class ThalwegError(ValueError):
         >>> issubclass(ThalwegError, ValueError)
         True
     """
+
+
+def warn(message: str) -> None:
+    """Warn, and point at the line that called this package, however deep the call is.
+
+    Args:
+        message: What is wrong, and what to do.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as said:
+        ...     warnings.simplefilter("always")
+        ...     warn("rho is 0")
+        >>> str(said[0].message)
+        'rho is 0'
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("thalweg.", "contextl")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def number(

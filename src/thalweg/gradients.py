@@ -54,7 +54,11 @@ class Aside:
         """Bring the old gradients back and add what came since, as one ``backward()`` would."""
         for p, old in zip(self._parameters, self._old, strict=True):
             if old is not None:
-                p.grad = old if p.grad is None else old.add_(p.grad)
+                new = p.grad
+                if new is None:
+                    p.grad = old
+                else:  # torch adds sparse to dense, not dense to sparse
+                    p.grad = new + old if old.is_sparse else old.add_(new)
         self._parameters, self._old = [], []
 
 

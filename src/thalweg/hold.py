@@ -7,16 +7,21 @@ replicas of a distributed run would drift apart.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.weak import WeakIdKeyDictionary
 
 from thalweg import layout, sharded
 
-_RUNNING = {"running_mean", "running_var", "num_batches_tracked"}
 _FORM = operator.attrgetter("dtype", "device", "shape")
+#: Entries that are multiplied before they are added, on an accelerator.
+_BATCH = 2**22
+#: Buffers with more entries are held only where they are seen to change.
+_LARGE = 2**20
 #: What every dtype can hold.
 _ANY_HOLDS = torch.finfo(torch.float16).max
 #: Parameters, directions of the same shapes, and the factor, for each group.
@@ -45,7 +50,7 @@ class Weights:
     def __init__(self, model: nn.Module | None = None, *, keep: bool = True) -> None:
         self._model = model
         self._keep = keep
-        self._backup: dict[Tensor, Tensor] = {}
+        self._backup = WeakIdKeyDictionary()  # a parameter that is gone takes its copy along
         self._away: list[Tensor] = []
         self._known: list[Tensor] = []
         self._forms: list[Any] = []
@@ -78,7 +83,8 @@ class Weights:
         self._away = moving
         for group, direction, factor in moves:
             if isinstance(factor, Tensor):
-                torch._foreach_add_(list(group), [_product(factor, d) for d in direction])
+                for some, part in _batches(group, direction):
+                    torch._foreach_add_(some, [_product(factor, d) for d in part])
             elif factor < _ANY_HOLDS or factor <= min(torch.finfo(d.dtype).max for d in direction):
                 torch._foreach_add_(list(group), list(direction), alpha=factor)
             else:  # of a gradient so small that its own dtype cannot hold the factor
@@ -117,8 +123,8 @@ class Weights:
             return
         unfit = []
         for p in moving:
-            b = self._backup.get(p)
-            if b is None or (b.dtype, b.device, b.shape) != (p.dtype, p.device, p.shape):
+            form = (p.dtype, p.device, p.shape)
+            if p not in self._backup or _FORM(self._backup[p]) != form:
                 unfit.append(p)
         for kind, places in layout.kinds(unfit).items() if unfit else ():
             small = []
@@ -142,9 +148,30 @@ def _same(left: list[Tensor], right: list[Tensor]) -> bool:
     return len(left) == len(right) and all(map(operator.is_, left, right))
 
 
+def _batches(
+    group: Sequence[Tensor], direction: Sequence[Tensor]
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Cut two lists side by side, so that what is made of a piece takes little memory."""
+    some: list[Tensor] = []
+    part: list[Tensor] = []
+    entries = 0
+    for p, d in zip(group, direction, strict=True):
+        if some and entries + p.numel() > _BATCH:
+            yield some, part
+            some, part, entries = [], [], 0
+        some.append(p)
+        part.append(d)
+        entries += p.numel()
+    if some:
+        yield some, part
+
+
 def _product(factor: Tensor, direction: Tensor) -> Tensor:
     """Return factor * direction, unread; 0 where the factor is, and never an overflowed factor."""
     factor = factor.to(direction.device)
+    if direction.is_sparse:
+        d = direction.coalesce()
+        return torch.sparse_coo_tensor(d.indices(), _product(factor, d.values()), d.shape)
     wide = direction.float() if direction.dtype.itemsize == 2 else direction
     held = factor.clamp(max=torch.finfo(wide.dtype).max).to(wide.dtype)
     return torch.where(factor != 0, wide * held, 0.0)
@@ -154,9 +181,9 @@ class Buffers:
     """The buffers that a forward pass advances, such as running means; held from the first pass on.
 
     They are held by saving and copying back: switching flags on a layer would make a compiled
-    model compile twice, and would change what InstanceNorm computes. A layer in training mode that
-    has running statistics is held whole, so that custom and synchronized ones count too; of every
-    other layer the buffers that changed since this object was made.
+    model compile twice, and would change what InstanceNorm computes. Held are all buffers of layers
+    in training mode, except masks and large ones; and every other that changed since this object
+    was made.
 
     Args:
         model: Whose layers; ``None`` for none.
@@ -173,25 +200,33 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module | None) -> None:
-        self._seen: list[tuple[nn.Module, str, Tensor, int]] = []
+        self._layers = [layer for layer in layout.layers(model) if layer._buffers]
+        self._before = {
+            (layer, name): (buffer, _version(buffer)) for layer, name, buffer in self._now()
+        }
         self._saved: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-        for layer in layout.layers(model):
-            for name, buffer in layer._buffers.items() if layer._buffers else ():
-                if buffer is not None:
-                    self._seen.append((layer, name, buffer, _version(buffer)))
+
+    def _now(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
+        for layer in self._layers:
+            for name, buffer in layer._buffers.items():
+                if buffer is not None and not is_lazy(buffer):
+                    yield layer, name, buffer
 
     def save(self) -> None:
         """Save what must be put back."""
-        for layer, name, buffer, version in self._seen:
-            now = layer._buffers.get(name)
-            running = layer.training and not _RUNNING.isdisjoint(layer._buffers)
-            if now is not None and (running or now is not buffer or _version(now) != version):
-                self._saved.append((layer, name, now, now.clone()))
+        for layer, name, buffer in self._now():
+            before, version = self._before.get((layer, name), (None, 0))
+            held = layer.training and buffer.dtype is not torch.bool and buffer.numel() <= _LARGE
+            if held or before is not buffer or _version(buffer) != version:
+                self._saved.append((layer, name, buffer, buffer.clone()))
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Put back what was saved, in place; where a layer has replaced a buffer, the old one."""
         for layer, name, buffer, value in self._saved:
+            if buffer.shape != value.shape or buffer.is_inference():
+                layer._buffers[name] = value
+                continue
             buffer.copy_(value)
             if layer._buffers.get(name) is not buffer:
                 layer._buffers[name] = buffer

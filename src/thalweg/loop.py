@@ -17,8 +17,8 @@ from thalweg.errors import ThalwegError
 class Loops:
     """The one loop that may be open at a time.
 
-    While it is open, a step of the optimizer and a ``state_dict()`` of the model close it first:
-    they would else take, or save, weights that are moved.
+    While it is open, a step of the optimizer, and saving or loading the state of the model, close
+    it first: they would else take, save or lose weights that are moved.
 
     Args:
         optimizer: The base optimizer.
@@ -39,13 +39,15 @@ class Loops:
         guards: list[Any] = [self._optimizer.register_step_pre_hook(close)]
         for model in self._models:
             guards.append(model.register_state_dict_pre_hook(close))  # type: ignore[no-untyped-call]
+            guards.append(model.register_load_state_dict_pre_hook(close))  # type: ignore[no-untyped-call]
         self._guards = guards
         try:
             with contextlib.ExitStack() as loop:
                 self._open = loop
                 yield loop
         except BaseException:
-            sharded.start_over(self._model)
+            if self._open in (loop, None):
+                sharded.start_over(self._model)
             raise
         finally:
             for guard in guards:
@@ -76,9 +78,9 @@ class Loops:
         """
         if self._open is not loop:
             raise ThalwegError(
-                "optimizer.step(), model.state_dict() or another loop must come after the loop "
-                "over passes(), and one came inside it; the weights have been put back: move that "
-                "call after the loop"
+                "optimizer.step(), saving or loading the model, and another loop must come after "
+                "the loop over passes() or the block, and one came inside; the weights have been "
+                "put back: move that call after the loop"
             )
 
 

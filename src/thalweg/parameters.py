@@ -142,12 +142,13 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return summed((kind, product(a, b)) for kind, (a, b) in layout.pieces(left, right))
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor, *, wide: bool = False) -> Tensor:
     """Return the inner product of two tensors of one shape.
 
     Args:
         a: A real tensor.
         b: Another.
+        wide: Whether to multiply in float64, for what overflows or vanishes in the tensors' dtype.
 
     Returns:
         The inner product: float64, zero-dimensional.
@@ -156,5 +157,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         >>> product(torch.ones(2).half(), torch.ones(2).half())
         tensor(2., dtype=torch.float64)
     """
-    wide = (a.float() * b.float()) if a.dtype in _SIXTEEN_BITS else a * b
-    return wide.sum().double()
+    if wide:
+        a, b = a.double(), b.double()
+    elif a.dtype in _SIXTEEN_BITS:
+        a, b = a.float(), b.float()
+    return (a * b).sum().double()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import base, gradients, hold, sharded
+from thalweg import base, checks, gradients, hold
 from thalweg.ascent import Always, Constant, Method, SAMGradient
 from thalweg.errors import number
 from thalweg.loop import Loops
@@ -36,7 +36,7 @@ class SAM:
     Args:
         optimizer: The base optimizer: an instance. Its parameters are perturbed. Each of its param
             groups has a key ``"rho"``, which a scheduler may move; 0 turns a group off.
-        model: The module that is trained, for its normalization layers; ``None`` if there is none.
+        model: The module that is trained. Without it BatchNorm statistics advance in both passes.
         rho: Radius, for the groups that have none yet. Units: parameter units at power 1.
         power: The normalization p, short for ``method=Method(power=p)``. 1 unless told otherwise.
         method: What a step does; see :class:`thalweg.Method`.
@@ -77,7 +77,7 @@ class SAM:
         telemetry: bool = False,
         keep_backup: bool = True,
     ) -> None:
-        base.check(optimizer, model, method, scaler, power)
+        checks.check(optimizer, model, method, scaler, power)
         self.optimizer = optimizer
         self.model = model
         self.rho = number("rho", rho, at_least=0)
@@ -87,8 +87,9 @@ class SAM:
         self.keep_backup = keep_backup
         self.last, self._step = Last(), 0
         self._start()
-        base.warn(optimizer, model, self.rho)
+        held = {group.get("rho") for group in optimizer.param_groups}
         base.rhos(optimizer, self.rho, self.method, 0)
+        checks.warn_of_likely_mistakes(optimizer, model, self.rho, held)
 
     def _start(self) -> None:  # what does not go into a copy or a pickle
         self._mixes = not isinstance(self.method.combine, SAMGradient)
@@ -169,16 +170,16 @@ class SAM:
             >>> sam.step(closure).item(), round(w.item(), 4)
             (0.5, 0.45)
         """
-        closure = base.check_closure(closure)
+        closure = checks.check_closure(closure)
         loss = None
         for here in self.passes():
             with torch.enable_grad():
-                value = closure()
+                value = self._scaling.call(closure)
             if here.index == 0:
                 loss = value
-            if isinstance(value, Tensor) and value.numel() == 1:
+            if isinstance(value, float) or (isinstance(value, Tensor) and value.numel() == 1):
                 here.loss = value
-        self._scaling.step(closure)
+        self._scaling.step()
         return loss
 
     @contextlib.contextmanager
@@ -195,7 +196,7 @@ class SAM:
         """
         self._loops.close()
         trained = base.trained(self.optimizer)
-        base.check_block(self.method, trained)
+        checks.check_block(self.method, trained)
         rhos = base.rhos(self.optimizer, self.rho, self.method, self._step)
         with self._loops.open() as loop:
             replay = hold.Replay(self.model, trained)
@@ -256,7 +257,7 @@ class SAM:
         Raises:
             ThalwegError: If it was saved with another kind of method.
         """
-        base.check_state(state, self.state_dict())
+        checks.check_state(state, self.state_dict())
         self._step = state.get("step", self._step)
 
     def release(self) -> None:
@@ -287,7 +288,7 @@ class SAM:
 
     def _finish(self, trained: list[Tensor], both: gradients.Both) -> None:
         """Give the base optimizer its gradient, while the weights are still uphill."""
-        sharded.check_reduced(trained)
+        checks.check_descent(trained)
         self.last = self._watch.measure(self.last, both, self._scaling.scale(trained))
         if self._mixes:
             both.write(self.method.combine(both.here, both.uphill))

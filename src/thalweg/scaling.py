@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,10 +33,13 @@ class Scaling:
         self._scaler = scaler
         self._needed = needed
         self._found: Callable[[], torch.amp.GradScaler | None] = lambda: None
-        self._looked = scaler is not None
-        if scaler is None:
-            self._hook = optimizer.register_step_pre_hook(weakly(self, Scaling.look))
-            weakref.finalize(self, self._hook.remove)
+        self._loop_ended = False
+        #: A gradient at the end of the first loop, and its norm.
+        self._first: tuple[Tensor, Tensor] | None = None
+        self._stepped = False
+        self._uses = Watched()
+        hook = optimizer.register_step_pre_hook(weakly(self, Scaling.look))
+        weakref.finalize(self, hook.remove)
 
     def scale(self, trained: Sequence[Tensor]) -> Tensor | None:
         """Return what the gradients are multiplied by, without waiting for a device.
@@ -50,8 +53,6 @@ class Scaling:
         Raises:
             ThalwegError: If no loss was scaled, or if the gradients were unscaled in the loop.
         """
-        if self._looked and self._scaler is None:
-            self._hook.remove()  # not in the hook itself: the optimizer is going through its hooks
         scaler = self._scaler or self._found()
         if scaler is None or not scaler.is_enabled() or not trained:
             return None
@@ -68,25 +69,36 @@ class Scaling:
         one: Tensor = scaler.scale(torch.ones((), device=trained[0].device))
         return one.double()
 
-    def step(self, closure: Callable[..., Any]) -> None:
-        """Take the base optimizer's step, through the scaler if there is one.
+    def call(self, closure: Callable[[], Any]) -> Any:
+        """Call a closure; at the first time, notice whether it scales the loss.
 
         Args:
-            closure: What made the gradients.
+            closure: What makes a gradient.
+
+        Returns:
+            What it returns.
 
         Raises:
-            ThalwegError: If it names a scaler that SAM was not given.
+            ThalwegError: If it uses a scaler that SAM was not given.
         """
-        if self._scaler is not None:
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            return
-        if not self._looked and named_in(closure):
+        if self._scaler is not None or self._uses.over:
+            return closure()
+        with self._uses:
+            value = closure()
+        if self._uses.scaler is not None:
             raise ThalwegError(
                 "the closure uses a gradient scaler that SAM does not know, so that the update "
                 "would be larger by the whole scale: write SAM(..., scaler=scaler)"
             )
-        self._optimizer.step()
+        return value
+
+    def step(self) -> None:
+        """Take the base optimizer's step, through the scaler if there is one."""
+        if self._scaler is not None:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        else:
+            self._optimizer.step()
 
     def tell(self, trained: Sequence[Tensor], norm: float | Tensor) -> None:
         """Make one gradient infinite where ``norm`` is not finite, so that the scaler skips.
@@ -95,11 +107,15 @@ class Scaling:
             trained: Whose gradients; of a sharded one, this rank's part.
             norm: Norm of the ascent gradient; a tensor is not read.
         """
+        self._loop_ended = True
+        if not self._stepped and self._scaler is None:
+            self._first = _first_norm(trained)
         if not self._in_charge or (isinstance(norm, float) and math.isfinite(norm)):
             return
         held = local([p.grad for p in trained if p.grad is not None])
         first = next((g for g in held if g.numel()), None)
         if first is not None:
+            first = first._values() if first.is_sparse else first
             wrong = ~torch.isfinite(torch.as_tensor(norm))
             with torch.no_grad():
                 first.add_(torch.where(wrong, math.inf, 0.0).to(first))
@@ -136,22 +152,35 @@ class Scaling:
         return self._scaler is not None and self._scaler.is_enabled()
 
     def look(self) -> None:
-        """At the first step: see whether a scaler takes it.
+        """At a step after a loop: see whether a scaler takes it, and rightly.
 
         Raises:
-            ThalwegError: If one does, and the method must know the scale.
+            ThalwegError: If it is not the one that SAM was given, or the method must know the
+                scale, or the gradients were unscaled in the loop.
         """
-        if self._looked:
+        if not self._loop_ended:
             return
+        self._loop_ended, self._stepped = False, True
+        first, self._first = self._first, None
         scaler = in_use()
-        if scaler is not None and scaler.is_enabled():
-            if self._needed:
-                raise ThalwegError(
-                    "this method must know the scale of the gradients, and a gradient scaler is "
-                    "in use that SAM was not given: write SAM(..., scaler=scaler)"
-                )
-            self._found = weakref.ref(scaler)
-        self._looked = True
+        if self._in_charge and scaler is not self._scaler:
+            raise ThalwegError(
+                "the step must be taken by the scaler that SAM was given, got optimizer.step() or "
+                "another scaler, and the gradients are scaled: write scaler.step(optimizer)"
+            )
+        if self._scaler is not None or scaler is None or not scaler.is_enabled():
+            return
+        if self._needed:
+            raise ThalwegError(
+                "this method must know the scale of the gradients, and a gradient scaler is in "
+                "use that SAM was not given: write SAM(..., scaler=scaler)"
+            )
+        if first is not None and scaler.get_scale() > 1:
+            gradient, norm = first
+            # Unscaling makes it smaller. Where it is not, that was done in the loop already.
+            if float(_norm(gradient)) > 0.999 * float(norm) > 0:
+                check_order(scaler, self._optimizer)
+        self._found = weakref.ref(scaler)
 
 
 def check_order(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
@@ -197,27 +226,50 @@ def in_use(depth: int = 10) -> torch.amp.GradScaler | None:
     return None
 
 
-def named_in(function: Callable[..., Any]) -> torch.amp.GradScaler | None:
-    """Return an enabled gradient scaler that a function refers to, if it does.
+class Watched:
+    """A block in which the use of a gradient scaler is noticed, however deep it is called.
 
-    Args:
-        function: Its closure, globals and, of a method, the attributes of its object are looked
-            at.
-
-    Returns:
-        The scaler.
+    Attributes:
+        scaler: The enabled scaler that was used in the block.
+        over: Whether the block is over.
 
     Example:
         >>> scaler = torch.amp.GradScaler("cpu")
-        >>> named_in(lambda: scaler.scale(1.0)) is scaler, named_in(lambda: 0)
-        (True, None)
+        >>> with Watched() as watched:
+        ...     _ = scaler.scale(torch.ones(()))
+        >>> watched.scaler is scaler
+        True
     """
-    try:
-        names = inspect.getclosurevars(function)
-    except TypeError:  # of an object that is no function
-        return None
-    owner = getattr(function, "__self__", None)
-    known = [*names.nonlocals.values(), *names.globals.values()]
-    known += [getattr(owner, name, None) for name in names.unbound]
-    scalers = [s for s in known if isinstance(s, torch.amp.GradScaler) and s.is_enabled()]
-    return scalers[0] if scalers else None
+
+    def __init__(self) -> None:
+        self.scaler: torch.amp.GradScaler | None = None
+        self.over = False
+
+    def __enter__(self) -> Watched:
+        if sys.getprofile() is None:  # else somebody profiles: leave that alone
+            sys.setprofile(self._see)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if sys.getprofile() == self._see:
+            sys.setprofile(None)
+        self.over = True
+
+    def _see(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is torch.amp.GradScaler.scale.__code__:
+            scaler: torch.amp.GradScaler = frame.f_locals["self"]
+            if scaler.is_enabled():
+                self.scaler = scaler
+
+
+def _first_norm(trained: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """The first gradient that there is, and its norm, unread."""
+    held = local([p.grad for p in trained if p.grad is not None])
+    first = next((g for g in held if g.numel()), None)
+    return None if first is None else (first, _norm(first))
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    values = gradient._values() if gradient.is_sparse else gradient
+    total: Tensor = torch.linalg.vector_norm(values.detach(), dtype=torch.float64)
+    return total

@@ -105,9 +105,12 @@ class Last:
         return f"Last(moved={self.moved}, {', '.join(told)})"
 
     def known(self) -> dict[str, float]:
-        """Return what was measured, as plain floats; an accelerator is waited for."""
+        """Return what was measured, as plain floats; an accelerator is waited for.
+
+        ``grad_norm`` is always there: where it is NaN, so is the gradient, or none was taken.
+        """
         values = {f.name: float(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if not math.isnan(value)}
+        return {k: v for k, v in values.items() if k == "grad_norm" or not math.isnan(v)}
 
     @property
     def moved(self) -> bool:
@@ -153,17 +156,20 @@ def measured(last: Last, both: Both, weights: Weights, scale: Tensor | None) -> 
     factor = 1.0 if scale is None else scale
     before = weights.before
     held = [before.get(p, p) for p in both.parameters]  # ε is 0 where nothing was moved
+    norms = parameters.norm(both.here), parameters.norm(both.uphill)
+    # The squares of such numbers are no float32 any more.
+    odd = any(layout.costly_to_read(n.device) or not 1e-12 < float(n) < 1e12 for n in norms)
     found = []
     for kind, (g, h, p, w) in layout.pieces(both.here, both.uphill, both.parameters, held):
         epsilon = p - w
         products = ((h - g, epsilon), (epsilon, epsilon), (g, h))
-        found.append((kind, torch.stack([parameters.product(a, b) for a, b in products])))
+        sums = [parameters.product(a, b, wide=odd) for a, b in products]
+        found.append((kind, torch.stack(sums)))
     change, square, along = parameters.summed(found)
-    norms = parameters.norm(both.here), parameters.norm(both.uphill)
     return dataclasses.replace(
         last,
         descent_norm=read(norms[1] / factor),
-        cosine=read(along / (norms[0] * norms[1])),
+        cosine=read((along / (norms[0] * norms[1])).clamp(-1, 1)),
         curvature=read(change / factor / square),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg import layout, parameters
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, warn
 from thalweg.gradients import Both
 from thalweg.hold import Moves, Weights
 from thalweg.telemetry import Last, measured, read
@@ -39,6 +38,7 @@ class Watch:
         self._telemetry = telemetry
         self._steps = 0
         self._skipped: float | Tensor = 0.0
+        self._idle: float | Tensor = 0.0
         self._moves: Moves = []
         self._looked = False
         self._window: deque[tuple[Any, Any, Any]] = deque(maxlen=_WINDOW)
@@ -60,15 +60,9 @@ class Watch:
         if not narrow:
             return last
         last = dataclasses.replace(last, **fidelity(self._weights, moves))
-        if first and last.fidelity < _FAITHFUL:
+        if first:
             names = " and ".join(str(dtype).removeprefix("torch.") for dtype in narrow)
-            self._say(
-                "rounding",
-                f"rounding swallows the perturbation: {names} weights let "
-                f"{100 * float(last.share_moved):.0f} % of the entries move, and what moves has a "
-                f"cosine of {float(last.fidelity):.2f} with the ε that was meant; keep the "
-                "weights in float32, or use a larger rho",
-            )
+            self._judge(f"{names} weights", float(last.share_moved), float(last.fidelity))
         return last
 
     def measure(self, last: Last, both: Both, scale: Tensor | None) -> Last:
@@ -97,7 +91,19 @@ class Watch:
                 "it in the loop over passes(), where here.last"
             )
         found = fidelity(self._weights, self._moves, dtype)
-        return float(found["share_moved"]), float(found["fidelity"])
+        share, cosine = float(found["share_moved"]), float(found["fidelity"])
+        self._judge(f"weights rounded to {str(dtype).removeprefix('torch.')}", share, cosine)
+        return share, cosine
+
+    def _judge(self, what: str, share: float, cosine: float) -> None:
+        if cosine < _FAITHFUL:
+            self._say(
+                "rounding",
+                f"rounding swallows the perturbation: {what} let {100 * share:.0f} % of the "
+                f"entries move, and what moves has a cosine of {cosine:.2f} with the ε that was "
+                "meant; keep the weights in float32 (and out of low-precision autocast), or use a "
+                "larger rho",
+            )
 
     def log(self, last: Last) -> dict[str, float]:
         """Return the latest step and the totals in plain floats.
@@ -126,17 +132,25 @@ class Watch:
         length = last.perturbation_norm
         nothing = (length == 0).double() if isinstance(length, Tensor) else float(length == 0)
         self._skipped = self._skipped + nothing
+        self._idle = (self._idle + 1) * nothing
         if self._telemetry:
             self._window.append((last.cosine, last.loss_rise, known[0] if known else None))
-            if not isinstance(length, Tensor) and self._steps % _WINDOW == 0:
-                self.think()
+        if not isinstance(length, Tensor) and _WINDOW in (self._idle, len(self._window)):
+            self.think()
         return last
 
     def think(self) -> None:
         """Warn, once each, of what the last steps tell; an accelerator is waited for."""
-        rows = [tuple(float("nan" if v is None else v) for v in row) for row in self._window]
-        if len(rows) < _WINDOW:
+        if float(self._idle) >= _WINDOW:
+            self._say(
+                "idle",
+                f"nothing was perturbed in the last {_WINDOW} steps: the gradient of the first "
+                "pass was 0 or not finite in each; look for an overflow or a dead loss",
+            )
+        if len(self._window) < _WINDOW:
             return
+        rows = [tuple(float("nan" if v is None else v) for v in row) for row in self._window]
+        self._window.clear()
         uphill = sum(cosine < 0 for cosine, _, _ in rows)
         if uphill > _WINDOW / 2:
             self._say(
@@ -149,11 +163,12 @@ class Watch:
         # Second differences, so that a loss that falls is not taken for noise.
         bends = [a - 2 * b + c for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
         noise = math.sqrt(sum(bend * bend for bend in bends) / len(bends) / 6)
-        rise = sum(rises) / len(rises)
-        if abs(rise) < _LOST * noise:
+        # Not their mean, which is 0 where the ascent has a batch of its own.
+        rise = math.sqrt(sum(r * r for r in rises) / len(rises))
+        if rise < _LOST * noise:
             self._say(
                 "small",
-                f"rho is too small to matter here: over the last {_WINDOW} steps the loss rises "
+                f"rho is too small to matter here: over the last {_WINDOW} steps the loss changes "
                 f"by {rise:.2g} from w to w + ε, and differs by {noise:.2g} from batch to batch; "
                 "use a larger rho, or none",
             )
@@ -161,7 +176,7 @@ class Watch:
     def _say(self, what: str, message: str) -> None:
         if what not in self._said:
             self._said.add(what)
-            warnings.warn(message, stacklevel=5)
+            warn(message)
 
 
 @torch.no_grad()
@@ -190,5 +205,5 @@ def fidelity(weights: Weights, moves: Moves, dtype: torch.dtype | None = None) -
     if not found:
         return {}
     moved, wanted, along, reals, meants = parameters.summed(found)
-    cosine = torch.where(along != 0, along / (reals * meants).sqrt(), 0.0)
+    cosine = torch.where(along != 0, along / (reals * meants).sqrt(), 0.0).clamp(-1, 1)
     return {"share_moved": read(moved / wanted), "fidelity": read(cosine)}

@@ -1,0 +1,207 @@
+"""What SAM refuses, and what it warns of: arguments, calls, states, passes without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg import layout, sharded
+from thalweg.ascent import Always, Method, check_method
+from thalweg.base import trained as parameters_of
+from thalweg.errors import ThalwegError, warn
+
+#: Wrappers of a model that show parameters which are not those of the loss.
+_NOT_SUPPORTED = {"FullyShardedDataParallel", "DeepSpeedEngine"}
+_UNTESTED = {"mps", "xla"}
+
+
+def check(optimizer: object, model: object, method: object, scaler: object, power: object) -> None:
+    """Raise unless the arguments of SAM are of the right kinds.
+
+    Args:
+        optimizer: Must be an instance of a torch optimizer that has no ``rho`` of its own.
+        model: Must be a module or ``None``.
+        method: Must be a Method or ``None``.
+        scaler: Must be a gradient scaler or ``None``.
+        power: Must be ``None`` if there is a method.
+
+    Raises:
+        ThalwegError: If one is not.
+    """
+    if isinstance(optimizer, type):
+        raise ThalwegError(
+            f"optimizer must be an instance, got the class {optimizer.__name__}: write "
+            f"SAM({optimizer.__name__}(model.parameters(), lr=...), model)"
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        swapped = isinstance(optimizer, nn.Module)
+        remedy = "write SAM(optimizer, model)" if swapped else "pass the innermost torch optimizer"
+        raise ThalwegError(
+            f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}: {remedy}"
+        )
+    if hasattr(optimizer, "first_step"):
+        raise ThalwegError(
+            f"optimizer must be a plain one, got {type(optimizer).__name__}, which is a SAM "
+            "already: pass its base_optimizer"
+        )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ThalwegError(
+            "optimizer must take one gradient a step, but LBFGS takes many in a search of its own: "
+            "choose another base optimizer"
+        )
+    if "rho" in optimizer.defaults:
+        raise ThalwegError(
+            f'optimizer must leave the key "rho" of its param groups to SAM, but '
+            f"{type(optimizer).__name__} has a rho of its own (rho={optimizer.defaults['rho']}): "
+            "choose another base optimizer"
+        )
+    if model is not None and not isinstance(model, nn.Module):
+        raise ThalwegError(
+            f"model must be a torch.nn.Module or None, got {type(model).__name__}: write "
+            "SAM(optimizer, model, rho=...)"
+        )
+    check_method(method, power)
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        raise ThalwegError(
+            f"scaler must be a torch.amp.GradScaler or None, got {type(scaler).__name__}: pass the "
+            "object that scales the loss"
+        )
+    for layer in layout.layers(model):
+        if type(layer).__name__ in _NOT_SUPPORTED:
+            raise ThalwegError(
+                f"model must not be wrapped by {type(layer).__name__}, which shows neither whole "
+                "parameters nor shards of them: use DistributedDataParallel or fully_shard (FSDP2)"
+            )
+    for p in parameters_of(optimizer):
+        if p.device.type in _UNTESTED:
+            raise ThalwegError(
+                f"parameters must lie on the CPU or a CUDA device, got {p.device.type}, which is "
+                "not tested: move the model before the optimizer is made"
+            )
+        if model is None and layout.is_sharded(p):
+            raise ThalwegError(
+                "model must be the module where its parameters are sharded (DTensor), got None: "
+                "it has to be resharded after every move; pass the module"
+            )
+        if p.dtype.itemsize == 1:
+            raise ThalwegError(
+                f"parameters must have 16 bits or more, got {p.dtype}, which could hold no "
+                "perturbation: keep the weights in a wider dtype, and cast in the forward"
+            )
+        if p.is_complex():
+            raise ThalwegError(
+                f"parameters must be real, got one of dtype {p.dtype} and shape {tuple(p.shape)}: "
+                "train torch.view_as_real of it"
+            )
+
+
+def check_closure(closure: Callable[[], Any] | None) -> Callable[[], Any]:
+    """Return the closure of a step, or raise if it is none.
+
+    Args:
+        closure: What the caller gave.
+
+    Returns:
+        The same.
+
+    Raises:
+        ThalwegError: If it cannot be called.
+    """
+    if not callable(closure):
+        raise ThalwegError(
+            f"step() needs a closure that clears the gradients, calls backward() and returns the "
+            f"loss, got {closure!r}: pass one, or use `for _ in sam.passes():`"
+        )
+    return closure
+
+
+def check_block(method: Method, trained: list[Tensor]) -> None:
+    """Raise unless a block can take the second gradient of a step, the first being there.
+
+    Args:
+        method: What a step does.
+        trained: The parameters.
+
+    Raises:
+        ThalwegError: If the method may skip passes, or there is no gradient.
+    """
+    if not isinstance(method.gate, Always):
+        raise ThalwegError(
+            f"perturbed() always takes two gradients, but the gate {method.gate!r} may skip one: "
+            "use `for _ in sam.passes():` or sam.step(closure)"
+        )
+    if all(p.grad is None for p in trained):
+        raise ThalwegError(
+            "perturbed() needs gradients, got none: call loss.backward() before the block"
+        )
+
+
+def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise unless a state was saved with a method that remembers the same things.
+
+    Args:
+        state: What is to be loaded.
+        own: What would be saved now.
+
+    Raises:
+        ThalwegError: If not.
+    """
+    if "param_groups" in state:
+        raise ThalwegError(
+            "state must come from sam.state_dict(), got an optimizer's: load it by "
+            "optimizer.load_state_dict(state)"
+        )
+    if set(state) != set(own):
+        raise ThalwegError(
+            f"state must have the keys {sorted(own)}, got {sorted(state)}: it was saved with "
+            "another method; build SAM with that one"
+        )
+
+
+def check_descent(trained: list[Tensor]) -> None:
+    """Tell of a last pass that left no gradient for the base optimizer.
+
+    Args:
+        trained: The parameters.
+
+    Raises:
+        ThalwegError: If they are sharded; only warns if they are not.
+    """
+    sharded.check_reduced(trained)
+    if trained and all(p.grad is None for p in trained):
+        warn(
+            "no parameter of the optimizer got a gradient in the last pass, so its step will do "
+            "nothing: call backward() in every pass"
+        )
+
+
+def warn_of_likely_mistakes(
+    optimizer: torch.optim.Optimizer, model: nn.Module | None, rho: float, held: set[Any]
+) -> None:
+    """Warn of what is likely not meant: another rho in the groups, parameters left out.
+
+    Args:
+        optimizer: The base optimizer.
+        model: The module that is trained, or ``None``.
+        rho: The radius asked for now.
+        held: What the groups held before.
+    """
+    if len(held) == 1 and not held <= {rho, None}:
+        warn(
+            f"the optimizer's param groups already hold rho={held.pop()}, which is used; the "
+            f'rho={rho} given now is not: set group["rho"] to change it',
+        )
+    known = set(parameters_of(optimizer))
+    if model is None or any(map(layout.is_sharded, known)):
+        return  # a sharded model may show parameters that are gathered, which are others
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    missing = [name for name, p in named if p not in known]
+    if missing:
+        warn(
+            f"{len(missing)} of {len(named)} trainable parameters of the model are not in the "
+            f"optimizer ({missing[0]} is the first), so they are neither perturbed nor trained: "
+            "give them to the optimizer, or call requires_grad_(False) on them",
+        )
