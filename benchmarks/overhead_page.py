@@ -168,5 +168,5 @@ def page(
         lines += times(timing)
     lines += ["## Memory", "", MEMORY, "| | at the peak | between steps |", "|---|---|---|"]
     for name, (peak, live) in memory.items():
-        lines.append(f"| {name} | {abs(peak):.2f} | {abs(live):.2f} |")
+        lines.append(f"| {name} | {max(0, peak):.2f} | {max(0, live):.2f} |")
     return "\n".join(lines) + "\n"

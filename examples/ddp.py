@@ -36,5 +36,6 @@ def train(rho=0.05, per_rank=False, epochs=3):
 if __name__ == "__main__":
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     for per_rank in (False, True):
-        print(train(per_rank=per_rank)[1].last)
+        print(f"rank {dist.get_rank()}: {train(per_rank=per_rank)[1].last}")
+    dist.barrier()  # gloo aborts where one rank leaves while another still speaks
     dist.destroy_process_group()

@@ -37,5 +37,6 @@ def train(folder="checkpoint", rho=0.05, start=0, until=3):
 
 if __name__ == "__main__":
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    print(train()[1].last)
+    print(f"rank {dist.get_rank()}: {train()[1].last}")
+    dist.barrier()
     dist.destroy_process_group()

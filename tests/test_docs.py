@@ -148,3 +148,18 @@ def test_every_feature_has_a_test_that_exists():
                 assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8") or (
                     not function and (ROOT / path).exists()
                 ), name
+
+
+def test_the_readme_s_numbers_are_those_of_the_table():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    rows = {
+        k: re.findall(r"\d+", rest) for k, rest in re.findall(r"\| \*\*(.+), in all\*\*(.*)", table)
+    }
+    ours, *theirs = (int(n) for n in rows["yes"])
+    applies = {ours - int(n) for n in rows["not offered"][1:]}
+    assert len(applies) == 1
+    words = " ".join(readme.split())
+    assert f"`thalweg.testing` has {len(testing.CHECKS)} checks for any SAM." in words
+    assert f"pass {theirs[0]} and {theirs[1]} of {applies.pop()}" in words
+    assert rows["no"][0] == rows["not offered"][0] == "0"

@@ -101,10 +101,11 @@ class SAM(torch.optim.Optimizer):
         perturb_eps: float = 1e-12,
         **kwargs: Any,
     ) -> None:
-        if isinstance(base_optimizer, torch.optim.Optimizer):
+        if isinstance(params, torch.optim.Optimizer) or not callable(base_optimizer):
             raise ThalwegError(
-                f"base_optimizer must be a class here, got an instance of "
-                f"{type(base_optimizer).__name__}: with an instance, use thalweg.SAM"
+                f"params must be parameters and base_optimizer a class here, got "
+                f"{type(params).__name__} and {type(base_optimizer).__name__}: with an instance, "
+                "use thalweg.SAM"
             )
         if use_gc or not 0 <= perturb_eps <= 1e-8:
             raise ThalwegError(

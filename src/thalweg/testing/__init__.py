@@ -20,12 +20,15 @@ builds it from a :class:`Setup`. For a SAM with a first_step and a second_step::
             self.sam.second_step(zero_grad=True)
 
     def my_driver(setup):
+        if setup.power != 1 or setup.scaler is not None:
+            raise testing.NotOffered("other powers, gradient scalers")
         return MyDriver(MySAM(setup.params, setup.base, rho=setup.rho))
 
 Then, in a script::
 
     from thalweg import testing
 
+    base = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
     for result in testing.run(base, my_driver):  # base(params) returns a torch optimizer
         print(result)
 
@@ -36,8 +39,9 @@ or in pytest::
         result = check(base, my_driver)
         assert result.verdict != "failed", result.reason
 
-Raise :class:`NotOffered` for what your SAM does not claim: a ``setup.scaler``, a ``setup.power``
-other than 1. :func:`thalweg_driver` is a driver that offers everything.
+Raise :class:`NotOffered` for what your SAM does not claim; the other methods of :class:`Driver`
+stand for more that it may offer. Of a partial, ``base.func`` and ``base.keywords`` are the class
+and its arguments. :func:`thalweg_driver` is a driver that offers everything.
 
 A verdict is "passed", "failed" or "not offered". Checks that say ``depends_on_base`` use the base
 they are given, the others plain SGD; ``depends_on_power`` says for which ``power=`` matters. All

@@ -55,7 +55,8 @@ def _two_passes(bench: Bench, form: str, dtype: torch.dtype, tolerance: float) -
         wanted = written_out(twin, loss, RHO, bench.power)
         trial.step(form, loss)
         require(trial.stood is not None, "the base optimizer took no step")
-        require(same(trial.stood or {}, weights(twin)), "the base stepped from other weights")
+        back = same(trial.stood or {}, weights(twin))
+        require(back, "the weights were not back, bit for bit, for the step")
         gap = relative(trial.given, wanted)
         require(gap <= tolerance, f"the SAM gradient is off by {gap:.1e} of its norm")
         for name, p in twin.named_parameters():

@@ -151,13 +151,19 @@ def _overflow(bench: Bench, form: str, in_pass: int) -> None:
     require(not same(everything(trial.model), before), "the next step was not taken")
 
 
-@check("GradScaler: an infinite gradient in the first pass skips the step, lowers the scale")
+@check(
+    "GradScaler: an infinite gradient in the first pass skips the step, lowers the scale",
+    depends_on_power=True,
+)
 def scaler_inf_first(bench: Bench, form: str) -> None:
     """The second pass is finite."""
     _overflow(bench, form, 0)
 
 
-@check("GradScaler: an infinite gradient in the second pass skips the step, lowers the scale")
+@check(
+    "GradScaler: an infinite gradient in the second pass skips the step, lowers the scale",
+    depends_on_power=True,
+)
 def scaler_inf_second(bench: Bench, form: str) -> None:
     """The first pass is finite."""
     _overflow(bench, form, 1)

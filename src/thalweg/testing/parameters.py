@@ -34,7 +34,9 @@ def _agrees(trial: Trial, form: str, steps: int = 3) -> None:
         trial.step(form, loss)
         gap = relative(trial.given, wanted)
         require(gap <= CLOSE, f"the SAM gradient is off by {gap:.1e} of its norm")
-        require(same(trial.stood or {}, before), "the weights were not back for the step")
+        away = length({n: t.double() - before[n] for n, t in (trial.stood or before).items()})
+        back = same(trial.stood or {}, before)
+        require(back, f"the weights were not back, bit for bit, for the step: {away:.1g} away")
         now = weights(trial.model)
         for name in wanted:
             still = before[name].numel() and torch.equal(now[name], before[name])
