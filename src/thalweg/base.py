@@ -71,10 +71,11 @@ def moves(
         held, found = chosen, [p.grad for p in chosen]
         if any(g is None for g in found):
             held = [p for p in chosen if p.grad is not None]
-            _look_for_gradients([p for _, chosen in rhos for p in chosen])
         if held:
             groups.append((rho, held))
             gradients += [g for g in found if g is not None]
+    if len(gradients) < sum(len(chosen) for _, chosen in rhos):
+        _look_for_gradients([p for _, chosen in rhos for p in chosen])
     if not groups:
         return Last(grad_norm=0.0 if rhos else math.nan), []
     if not layout.all_plain(gradients):

@@ -123,8 +123,7 @@ class Weights:
             return
         unfit = []
         for p in moving:
-            form = (p.dtype, p.device, p.shape)
-            if p not in self._backup or _FORM(self._backup[p]) != form:
+            if p not in self._backup or _FORM(self._backup[p]) != _FORM(p):
                 unfit.append(p)
         for kind, places in layout.kinds(unfit).items() if unfit else ():
             small = []
