@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg import SAM
-from thalweg.hold import Buffers, RandomState, Weights, _batches
+from thalweg import SAM, hold, layout
+from thalweg.hold import Weights, _batches
+from thalweg.replay import Buffers, RandomState
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -211,6 +212,123 @@ def test_a_parameter_that_is_gone_takes_its_copy_along():
     weights.move([([kept], [torch.ones(3)], 0.5)])
     weights.restore()
     assert len(weights._backup) == 1
+
+
+def large(dtype=torch.float32):
+    """A weight that is moved by pointing it elsewhere, and what else lies around it."""
+    torch.manual_seed(0)
+    w = nn.Parameter(torch.randn(200, 100, dtype=dtype))
+    return w, w.detach().clone(), torch.randn_like(w), Weights()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_large_weight_is_not_written_to(dtype):
+    w, before, d, weights = large(dtype)
+    place, small = w.data_ptr(), nn.Parameter(torch.zeros(3, dtype=dtype))
+    moved = before + 0.25 * d
+    for _ in range(3):
+        version = w._version
+        weights.move([([small, w], [torch.ones_like(small), d], 0.25)])
+        assert w.data_ptr() != place
+        assert w._version > version
+        torch.testing.assert_close(w.detach(), moved, rtol=8 * torch.finfo(dtype).eps, atol=0.01)
+        assert small.tolist() == [0.25] * 3
+        assert torch.equal(weights.before[w], before)
+        assert torch.equal(weights.before[small], torch.zeros_like(small))
+        weights.restore()
+        assert w.data_ptr() == place
+        assert torch.equal(w, before)
+        assert small.tolist() == [0.0] * 3
+    assert sum(b.numel() for b in weights._backup.values()) == w.numel() + small.numel()
+
+
+def test_whoever_has_a_view_of_a_weight_sees_it_move():
+    w, before, d, weights = large()
+    view = w.detach()[:2]
+    place = w.data_ptr()
+    weights.move([([w], [d], 0.5)])
+    assert w.data_ptr() == place
+    assert torch.equal(view, (before + 0.5 * d)[:2])
+    weights.restore()
+    assert torch.equal(view, before[:2])
+
+
+def test_a_view_taken_while_the_weights_are_moved_sees_them_come_back():
+    w, before, d, weights = large()
+    for _ in range(2):
+        weights.move([([w], [d], 0.5)])
+        view = w.detach()[:2]
+        assert not torch.equal(view, before[:2])
+        weights.restore()
+        assert torch.equal(view, before[:2])
+    weights.move([([w], [2 * d], 0.5)])
+    assert torch.equal(view, before[:2])  # its memory is its own now
+    weights.restore()
+
+
+def test_a_graph_from_before_the_move_is_known_to_be_old():
+    w, _, d, weights = large()
+    loss = (w**2).sum()
+    weights.move([([w], [d], 0.5)])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    weights.restore()
+
+
+def test_an_exception_between_two_weights_loses_nothing(monkeypatch):
+    a, before, d, weights = large()
+    b = nn.Parameter(before.clone())
+    place, true_point = a.data_ptr(), hold._point
+
+    def broken(p, memory):
+        if p is b and memory is weights._backup.get(b):
+            raise KeyboardInterrupt
+        true_point(p, memory)
+
+    monkeypatch.setattr(hold, "_point", broken)
+    with pytest.raises(KeyboardInterrupt):
+        weights.move([([a, b], [d, d], 0.5)])
+    assert weights.moved
+    weights.restore()
+    assert torch.equal(a, before)
+    assert torch.equal(b, before)
+    assert a.data_ptr() == place
+
+
+@pytest.mark.parametrize("kind", ["sparse", "half", "overlapping", "uncounted"])
+def test_what_cannot_lie_elsewhere_is_moved_in_place(kind, monkeypatch):
+    w, before, d, weights = large()
+    if kind == "sparse":
+        d = d.to_sparse()
+    elif kind == "half":
+        d = d.half()
+    elif kind == "overlapping":  # rows of which a copy has another layout
+        w = nn.Parameter(torch.randn(20_000).as_strided((2, 15_000), (5_000, 1)))
+        d, before = torch.zeros(2, 15_000), w.detach().clone()
+    else:
+        monkeypatch.delattr(torch._C, "_storage_Use_Count")
+    place = w.data_ptr()
+    weights.move([([w], [d], 0.5)])
+    assert w.data_ptr() == place
+    expected = before + 0.5 * d.to_dense().float()
+    torch.testing.assert_close(w.detach(), expected)
+    weights.restore()
+    assert torch.equal(w, before)
+
+
+@pytest.mark.parametrize("form", ["passes", "closure", "block"])
+def test_sam_steps_alike_with_weights_elsewhere_and_in_place(form, tools, monkeypatch):
+    ends = []
+    for least in (1, 16384):
+        monkeypatch.setattr(layout, "SMALL", least)
+        model = tools.net()
+        sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model, rho=0.1)
+        for step in range(10):
+            tools.forms[form](sam, tools.loss(model, step))
+        assert bool(sam._weights._large) == (least == 1)
+        ends.append([p.detach().clone() for p in model.parameters()])
+    for elsewhere, in_place in zip(*ends, strict=True):
+        torch.testing.assert_close(elsewhere, in_place, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from thalweg import base, gradients, hold, parameters
+from thalweg import base, gradients, hold, parameters, replay
 from thalweg.ascent import Method, method
 
 TRUE_SIZE = method.size
@@ -44,7 +44,7 @@ def half_the_norm(patch):
 
 
 def no_restore(patch):
-    patch.setattr(hold.Weights, "restore", lambda self: setattr(self, "_away", []))
+    patch.setattr(hold.Weights, "restore", lambda self: vars(self).update(_away=[], _elsewhere=[]))
 
 
 def restore_by_subtraction(patch):
@@ -66,11 +66,11 @@ def restore_by_subtraction(patch):
 
 
 def no_replay(patch):
-    patch.setattr(hold.RandomState, "put_back", lambda self: None)
+    patch.setattr(replay.RandomState, "put_back", lambda self: None)
 
 
 def no_held_buffers(patch):
-    patch.setattr(hold.Buffers, "put_back", lambda self: None)
+    patch.setattr(replay.Buffers, "put_back", lambda self: None)
 
 
 def ascent_gradient_kept(patch):

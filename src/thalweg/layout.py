@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-#: Tensors with fewer entries are put together, up to so many entries: scratch memory of a megabyte
-#: or two.
+#: Tensors with fewer entries are put together, where there are many of them, up to so many
+#: entries: scratch memory of a megabyte.
 SMALL = 16384
+_MANY = 32
 _SCRATCH = 2**18
+#: With more entries torch wakes its other threads up, which takes longer than the work.
+_ALONE = 2**15 - 1
 _PLAIN = {Tensor, torch.nn.Parameter}
 _FORM = operator.attrgetter("dtype", "layout")
 
@@ -185,7 +188,7 @@ def pieces(*lists: Sequence[Tensor]) -> Iterator[tuple[Kind, list[Tensor]]]:
 
 
 def vectors(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the entries of all the tensors in few long vectors: the small ones in one together.
+    """Return the entries of all the tensors in few long vectors: many small ones in one together.
 
     Args:
         tensors: Plain tensors on one device; lists of the same shapes are cut alike.
@@ -194,22 +197,26 @@ def vectors(tensors: Sequence[Tensor]) -> list[Tensor]:
         One-dimensional tensors.
 
     Example:
-        >>> vectors([torch.zeros(2, 2), torch.ones(1)])
-        [tensor([0., 0., 0., 0., 1.])]
+        >>> [v.tolist() for v in vectors([torch.zeros(2, 2), torch.ones(1)])]
+        [[0.0, 0.0, 0.0, 0.0], [1.0]]
+        >>> len(vectors([torch.zeros(2)] * 100))
+        1
     """
     sizes = [t.numel() for t in tensors]
-    if max(sizes) < SMALL and sum(sizes) <= _SCRATCH:
+    least = SMALL if len(tensors) - sum(map(SMALL.__le__, sizes)) >= _MANY else 0
+    most = _SCRATCH if torch.get_num_threads() == 1 else _ALONE
+    if max(sizes) < least and sum(sizes) <= most:
         return [_together(tensors)]
     found: list[Tensor] = []
     small: list[Tensor] = []
-    room = _SCRATCH
+    room = most
     for t, size in zip(tensors, sizes, strict=True):
-        if size >= SMALL:
+        if size >= least:
             found.append(t.to_dense().reshape(-1))
             continue
         if size > room:
             found.append(_together(small))
-            small, room = [], _SCRATCH
+            small, room = [], most
         small.append(t)
         room -= size
     return [*found, _together(small)] if small else found

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import base, checks, gradients, hold
+from thalweg import base, checks, gradients, hold, replay
 from thalweg.ascent import Always, Constant, Method, SAMGradient
 from thalweg.errors import number
 from thalweg.loop import Loops
@@ -129,16 +129,16 @@ class SAM:
         with self._loops.open() as loop:
             held = gradients.Aside(trained)  # so that the ascent gradient is taken alone
             loop.callback(held.merge)
-            replay = hold.Replay(self.model, trained)
+            replayed = replay.Replay(self.model, trained)
             yield first
 
             self._loops.check(loop)
-            replay.first_pass_is_over()
-            loop.callback(replay.end)
+            replayed.first_pass_is_over()
+            loop.callback(replayed.end)
             both = self._move(trained, rhos, loop)
             held.put_back()
             both.remember()
-            replay.rewind()
+            replayed.rewind()
             yield last
 
             self._loops.check(loop)
@@ -199,9 +199,9 @@ class SAM:
         checks.check_block(self.method, trained)
         rhos = base.rhos(self.optimizer, self.rho, self.method, self._step)
         with self._loops.open() as loop:
-            replay = hold.Replay(self.model, trained)
-            replay.first_pass_is_over()
-            loop.callback(replay.end)
+            replayed = replay.Replay(self.model, trained)
+            replayed.first_pass_is_over()
+            loop.callback(replayed.end)
             both = self._move(trained, rhos, loop)
             held = gradients.Aside(trained)
             with contextlib.ExitStack() as undo:
