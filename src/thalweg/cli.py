@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -140,52 +139,54 @@ def report(
     typer.echo(write_report(folder))
 
 
+def _told(meaning: str) -> Any:
+    return typer.Option(metavar="NUMBER", help=meaning)
+
+
 @app.command()
 def edge(
-    lr: Annotated[str, typer.Option(metavar="NUMBER", help="Learning rate.")],
-    rho: Annotated[str, typer.Option(metavar="NUMBER", help="Rho; 0 is gradient descent.")],
-    grad_norm: Annotated[
-        str, typer.Option(metavar="NUMBER", help="Norm of the gradient, ‖g‖.")
-    ] = "1.0",
-    power: Annotated[
-        str, typer.Option(metavar="NUMBER", help="Normalization: 0 is USAM, 1 is SAM.")
-    ] = "1.0",
+    lr: Annotated[str | None, _told("Learning rate.")] = None,
+    rho: Annotated[str | None, _told("Rho; 0 is the base optimizer alone.")] = None,
+    curvature: Annotated[str | None, _told("Largest eigenvalue of the Hessian.")] = None,
+    grad_norm: Annotated[str, _told("Norm of the gradient, ‖g‖.")] = "1.0",
+    power: Annotated[str, _told("Normalization: 0 is USAM, 1 is SAM.")] = "1.0",
+    momentum: Annotated[str, _told("Momentum of the base optimizer, SGD.")] = "0.0",
+    weight_decay: Annotated[str, _told("Its weight decay.")] = "0.0",
+    nesterov: Annotated[bool, typer.Option("--nesterov", help="Nesterov's momentum.")] = False,
+    decoupled: Annotated[
+        bool, typer.Option("--decoupled", help="Decay as AdamW does, not as SGD.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """The largest curvature that a learning rate and a radius can bear."""
-    from thalweg import theory
+    """What is stable: give two of --lr, --rho and --curvature, the largest third is printed."""
+    from thalweg.edge_verb import answer
 
-    eta = _number("--lr", lr, above=0)
-    size = _number("--rho", rho, at_least=0)
-    norm = _number("--grad-norm", grad_norm, above=0)
-    p = _number("--power", power, at_least=0)
-    try:
-        found, plain = theory.edge(eta, size, norm, p), theory.edge(eta)
-    except OverflowError:
-        found = plain = math.inf
-    if not (found > 0 and plain < math.inf):
-        raise ThalwegError(
-            f"the edge at --lr {lr} --rho {rho} --grad-norm {grad_norm} --power {power} must be a "
-            "number that a computer can hold: take less extreme ones"
-        )
+    given = {}
+    if lr is not None:
+        given["lr"] = _number("--lr", lr, above=0)
+    if rho is not None:
+        given["rho"] = _number("--rho", rho, at_least=0)
+    if curvature is not None:
+        given["curvature"] = _number("--curvature", curvature, above=0)
+    size = {
+        "grad_norm": _number("--grad-norm", grad_norm, above=0),
+        "power": _number("--power", power, at_least=0),
+    }
+    mu = _number("--momentum", momentum, at_least=0)
+    decay = _number("--weight-decay", weight_decay, at_least=0)
+    if mu >= 1:
+        raise ThalwegError(f"--momentum must be < 1, got {mu:g}")
+    if nesterov and mu == 0:
+        raise ThalwegError("--momentum must be > 0 with --nesterov, got 0")
+    if decoupled and decay == 0:
+        raise ThalwegError("--weight-decay must be > 0 with --decoupled, got 0")
+    base = {"momentum": mu, "weight_decay": decay, "nesterov": nesterov, "decoupled": decoupled}
+    found = answer(given, size, base)
     if json_:
-        numbers = {"lr": eta, "rho": size, "grad_norm": norm, "power": p}
-        typer.echo(json.dumps({**numbers, "edge": found, "gradient_descent_edge": plain}))
-        return
-    typer.echo(f"{found:.6g}")
-    if size == 0:
-        meaning = "Without a perturbation this is gradient descent's own edge, 2/lr."
+        numbers = {**given, **size, **base, found.name: found.value}
+        typer.echo(json.dumps({**numbers, "without_rho": found.without_rho}))
     else:
-        lasting = (
-            "this edge does not move with the gradient: beyond it the iterate diverges"
-            if p == 0
-            else "this edge falls with ‖g‖, so that near a minimum the iterate bounces for ever"
-        )
-        meaning = (
-            f"Where the curvature along the gradient is larger than this, steps grow; "
-            f"plain gradient descent bears {plain:.6g}. At p = {p:g} {lasting}."
-        )
-    typer.echo(meaning)
+        typer.echo(f"{found.value:.6g}\n{found.meaning}")
 
 
 def _number(name: str, text: str, **bounds: Any) -> float:

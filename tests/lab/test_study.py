@@ -156,7 +156,7 @@ def test_what_a_claim_rests_on(claim):
         wanted |= {f"thalweg.lab.{name}" for name in ("digits", "data", "nets")}
         wanted |= {"thalweg.lab.claims.digit_runs"}
     else:
-        wanted |= {"thalweg.theory.edges", "thalweg.theory.limits", "thalweg.theory.drift"}
+        wanted |= {"thalweg.theory.edges", "thalweg.theory.bounce", "thalweg.theory.neuron"}
     assert wanted <= rests_on
     for other in ("cli", "report", "report.page", "sam", "hold", "base", "telemetry", "lab.study"):
         assert f"thalweg.{other}" not in rests_on

@@ -1,4 +1,4 @@
-"""The edge and USAM's thresholds, each on both sides, against the map itself."""
+"""The edge and its thresholds, each on both sides, against the map itself."""
 
 import math
 
@@ -56,6 +56,27 @@ def test_the_edge_vanishes_with_the_gradient_without_overflow(power):
     assert theory.edge(0.1, 0.05, small, power) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 1.5, 2.0])
+def test_the_edge_is_the_jacobian_s_condition_across_the_gradient_not_along_it(power):
+    eta, rho, curvatures = 0.1, 0.3, np.array([4.0, 7.0])
+    w = np.array([0.5, 0.0])
+    norm = curvatures[0] * w[0]
+
+    def move(w):
+        g = curvatures * w
+        return w - eta * curvatures * (w + rho * g / np.linalg.norm(g) ** power)
+
+    small = 1e-6
+    jacobian = np.array([(move(w + e) - move(w - e)) / (2 * small) for e in small * np.eye(2)])
+    pull = eta * rho * curvatures**2 / norm**power
+    along = 1 - eta * curvatures[0] - (1 - power) * pull[0]
+    across = 1 - eta * curvatures[1] - pull[1]
+    np.testing.assert_allclose(jacobian, np.diag([along, across]), atol=1e-8)
+    # The edge as a function of its own argument: exactly where `across` would be -1.
+    edge = theory.edge(eta, rho, norm, power)
+    assert eta * edge * (1 + rho * edge / norm**power) == pytest.approx(2, rel=1e-12)
+
+
 def test_measured_values():
     # The radius at which the edge of USAM (gradient norm 1, power 0) is 17.08, ..., 4.00.
     edges = [theory.edge(0.1, rho, power=0.0) for rho in (0.01, 0.03, 0.1, 0.3, 1.0)]
@@ -110,16 +131,36 @@ def test_arrays_equal_floats():
         [[theory.largest_stable_rho(e, 3.0)] for e in (0.1, 0.4)],
     )
     assert type(theory.edge(1, 0)) is float
+    momenta, decays = np.array([[0.0], [0.9]]), np.array([0.0, 0.1, 0.3])
+    for call in (
+        lambda m, d: theory.edge(0.1, 0.05, 0.3, 0.7, m, d, True, True),
+        lambda m, d: theory.largest_stable_rho(0.1, 3.0, 0.3, 0.7, m, d, True),
+        lambda m, d: theory.largest_stable_eta(0.05, 3.0, 0.3, 0.7, m, d, False, True),
+    ):
+        floats = [[call(m, d) for d in (0.0, 0.1, 0.3)] for m in (0.0, 0.9)]
+        np.testing.assert_allclose(call(momenta, decays), floats, rtol=1e-15)
 
 
 def test_every_bad_argument_is_named(bad_arguments):
-    good = {"eta": 0.1, "rho": 0.05, "grad_norm": 1.0, "power": 1.0}
-    bad_arguments(theory.edge, good, positive={"eta", "grad_norm"})
-    bad_arguments(theory.largest_stable_rho, {"eta": 0.1, "curvature": 1.0})
-    bad_arguments(theory.largest_stable_eta, {"rho": 0.1, "curvature": 1.0}, positive={"curvature"})
+    more = {"grad_norm": 1.0, "power": 1.0, "momentum": 0.9, "weight_decay": 0.1}
+    for function, two, positive in (
+        (theory.edge, {"eta": 0.1, "rho": 0.05}, {"eta"}),
+        (theory.largest_stable_rho, {"eta": 0.1, "curvature": 1.0}, {"eta", "curvature"}),
+        (theory.largest_stable_eta, {"rho": 0.1, "curvature": 1.0}, {"curvature"}),
+    ):
+        bad_arguments(function, two | more, positive | {"grad_norm"})
+        with pytest.raises(ThalwegError, match=r"^momentum must be < 1"):
+            function(**two, momentum=1.0)
+        for name in ("nesterov", "decoupled"):
+            with pytest.raises(ThalwegError, match=rf"^{name} must be True or False, got 0.9"):
+                function(**two, **{name: 0.9})
+        for size in (1e-200, 1e200):
+            with pytest.raises(ThalwegError, match=r"^grad_norm must be less extreme"):
+                function(**two, grad_norm=size, power=9.0)
 
 
 @pytest.mark.parametrize("curvature", [20.0, 25.0, np.array([1.0, 25.0])])
-def test_no_radius_is_stable_where_gradient_descent_is_not(curvature):
-    with pytest.raises(ThalwegError, match=r"eta \* curvature must be < 2"):
+def test_no_radius_is_stable_where_the_base_optimizer_is_not(curvature):
+    with pytest.raises(ThalwegError, match=r"^curvature must be below the edge at rho = 0, or eta"):
         theory.largest_stable_rho(0.1, curvature)
+    assert np.all(theory.largest_stable_rho(0.1, curvature, momentum=0.9) > 0)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from thalweg.errors import ThalwegError, everywhere, quantity
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -22,6 +24,22 @@ def raised(base: Any, exponent: Any) -> Any:
         return base**exponent
     except OverflowError:
         return math.inf
+
+
+def half_power(grad_norm: Any, power: Any) -> Any:
+    """``grad_norm ** (power / 2)``, whose square may be too large or too small for a computer."""
+    quantity("grad_norm", grad_norm, above=0)
+    quantity("power", power, at_least=0)
+    half = raised(grad_norm, 0.5 * power)
+    held = (half > 0) & (half < math.inf)
+    everywhere("grad_norm", grad_norm, held, "less extreme, or the power")
+    return half
+
+
+def flag(name: str, value: object) -> None:
+    """Raise unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ThalwegError(f"{name} must be True or False, got {value!r}")
 
 
 def log(value: Any) -> Any:
