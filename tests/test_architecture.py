@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "integrations": {"errors", "sam"},
     "diagnose": LOW | {"ascent", "sam", "curvature"},
     "edge_verb": {"errors", "theory"},
+    "study_verb": {"lab", "results"},
     "cli": {"errors"},  # every verb imports its room when called
     "__main__": {"cli"},
     "": set(),  # thalweg/__init__.py resolves its names lazily

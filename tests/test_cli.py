@@ -71,11 +71,17 @@ def test_version(command):
 def test_list(command, tmp_path):
     found = command("study", "--list")
     assert found.code == 0
-    assert [line.split(maxsplit=1) for line in found.out.splitlines()] == [
-        [claim.name, claim.title] for claim in CLAIMS
-    ]
+    first, *lines, last = found.out.splitlines()
+    assert first.split()[:4] == ["claim", "quick", "usual", "full"]
+    assert last == "Seconds on one core."
+    for line, claim in zip(lines, CLAIMS, strict=True):
+        assert line.split()[:4] == [claim.name, *(f"{seconds:.0f}" for seconds in claim.takes)]
+        assert claim.title in line
+        assert claim.needs in line
     listed = json.loads(command("study", "--list", "--json", "--only", "drift,stability").out)
-    assert listed == {claim.name: claim.title for claim in CLAIMS[:2]}
+    assert [(row["claim"], row["title"]) for row in listed] == [
+        (claim.name, claim.title) for claim in CLAIMS if claim.name in ("drift", "stability")
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,7 +198,7 @@ def test_where_results_go(command, claims, tmp_path):
     assert {str(path) for path in made} == {"results", "results-quick", "here/there", "quick"}
     found = command("study", "--quick", "--out", "results")
     assert found.code == 2
-    assert "holds a full study and this is a quick one: choose another --out" in found.err
+    assert "holds a standard study and this is a quick one: choose another --out" in found.err
 
 
 def test_a_broken_off_study_says_so_and_goes_on(command, claims):

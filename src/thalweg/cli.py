@@ -64,13 +64,21 @@ def study(
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this claim; several with commas or repeated."),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the claims and stop.")] = False,
-    quick: Annotated[bool, typer.Option(help="Coarser grids and fewer seeds.")] = False,
-    fresh: Annotated[bool, typer.Option(help="Measure again what is on file.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the claims, how long each takes, and stop.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds: the smallest grids.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="An hour: the full sample sizes.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is on file.")] = False,
+    jobs: Annotated[
+        str | None, typer.Option(metavar="N", help="Claims side by side; as many as cores.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Results folder; unless told otherwise, results or results-quick."
+            metavar="DIR", help="Results folder; else results, results-quick or results-full."
         ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
@@ -79,39 +87,32 @@ def study(
 
     A finished claim is kept: a run that was broken off goes on where it was.
     """
+    if quick and full:
+        raise ThalwegError("one size must be asked for, got --quick and --full: take one of them")
+    side_by_side = os.cpu_count() or 1 if jobs is None else int(_number("--jobs", jobs, at_least=1))
     import torch
 
     torch.set_flush_denormal(True)
-    from thalweg.lab import study as room
+    from thalweg import study_verb as verb
+    from thalweg.lab.study import choose
     from thalweg.report import write_report
     from thalweg.results import ResultsFolder
 
-    names = [name.strip() for text in only or [] for name in text.split(",")]
-    claims = room.choose(names)
+    claims = choose([name.strip() for text in only or [] for name in text.split(",")])
     if list_:
-        titles = {claim.name: claim.title for claim in claims}
-        lines = "\n".join(f"{name:12} {title}" for name, title in titles.items())
-        typer.echo(json.dumps(titles) if json_ else lines)
+        listed = verb.listing(claims)
+        typer.echo(json.dumps(listed)) if json_ else verb.show_list(listed)
         return
-    folder = ResultsFolder.create(out or ("results-quick" if quick else "results"), quick=quick)
+    size: Any = "quick" if quick else "full" if full else "standard"
+    usual = "results" if size == "standard" else f"results-{size}"
+    folder = ResultsFolder.create(out or usual, size=size)
     command = "thalweg " + " ".join(sys.argv[1:])
     rows: list[dict[str, Any]] = []
     try:
-        for record, kept in room.study(
-            claims, folder, quick=quick, fresh=fresh, command=command, begin=_begin
+        for row in verb.run(
+            claims, folder, size=size, fresh=fresh, jobs=side_by_side, command=command
         ):
-            rows.append(
-                {
-                    "claim": record.name,
-                    "title": record.title,
-                    "verdict": record.verdict,
-                    "on_record": record.expected,
-                    "as_recorded": record.as_recorded,
-                    "runs": record.runs,
-                    "seconds": round(record.seconds, 1),
-                    "from_file": kept,
-                }
-            )
+            rows.append(row)
     except KeyboardInterrupt:
         done = ", ".join(row["claim"] for row in rows) or "no claim"
         sys.stderr.write(
@@ -120,11 +121,16 @@ def study(
         )
         raise typer.Exit(130) from None
     page = write_report(folder.path)
+    order = [claim.name for claim in claims]
+    rows.sort(key=lambda row: order.index(row["claim"]))
     differing = [row["claim"] for row in rows if not row["as_recorded"]]
     if json_:
         typer.echo(json.dumps({"claims": rows, "page": str(page), "differing": differing}))
     else:
-        _table(rows, page, differing)
+        verb.show(rows)
+        if differing:
+            typer.echo(f"Differs from the record: {', '.join(differing)}.")
+        typer.echo(f"The page: {page.resolve()}")
     if differing:
         raise typer.Exit(1)
 
@@ -195,29 +201,3 @@ def _number(name: str, text: str, **bounds: Any) -> float:
     with contextlib.suppress(ValueError):
         value = float(text)
     return number(name, value, **bounds)
-
-
-def _begin(claim: Any) -> None:
-    sys.stderr.write(f"measuring {claim.name}: {claim.title}\n")
-
-
-def _table(rows: list[dict[str, Any]], page: Path, differing: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("claim", "verdict", "on record", "runs", "seconds", "measured")
-    for row in rows:
-        colour = "green" if row["as_recorded"] else "red"
-        differs = "" if row["as_recorded"] else " (differs)"
-        table.add_row(
-            row["title"],
-            f"[{colour}]{row['verdict']}{differs}[/]",
-            row["on_record"],
-            f"{row['runs']:,}",
-            f"{row['seconds']:.1f}",
-            "on file" if row["from_file"] else "now",
-        )
-    Console().print(table)
-    if differing:
-        typer.echo(f"Differs from the record: {', '.join(differing)}.")
-    typer.echo(f"The page: {page.resolve()}")

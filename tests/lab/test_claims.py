@@ -1,5 +1,6 @@
 """The claims reach the verdict on record, and stop reaching it when SAM is spoiled."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -14,7 +15,7 @@ from thalweg.lab.claims import digit_runs as room
 from thalweg.lab.claims.claim import within
 from thalweg.lab.claims.digit_runs import Scores
 from thalweg.report import write_report
-from thalweg.results import Check, ResultsFolder
+from thalweg.results import SIZES, Check, ResultsFolder
 
 simulate = importlib.import_module("thalweg.lab.simulate")  # the package gives the function
 BY_NAME = {claim.name: claim for claim in CLAIMS}
@@ -61,7 +62,7 @@ TINY_DIGITS = {
 def measured(name):
     room._train.cache_clear()
     claim = BY_NAME[name]
-    quick = claim.settings_for(quick=True)
+    quick = claim.settings_for("quick")
     return claim.measure({**quick, **SMALL[name](quick)})
 
 
@@ -75,12 +76,13 @@ def test_names_are_unique_and_serve_as_file_names():
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=list(BY_NAME))
-@pytest.mark.parametrize("quick", [True, False])
-def test_settings_are_plain_data(claim, quick):
-    settings = claim.settings_for(quick=quick)
+@pytest.mark.parametrize("size", SIZES)
+def test_settings_are_plain_data(claim, size):
+    settings = claim.settings_for(size)
     assert json.loads(json.dumps(settings, allow_nan=False)) == settings
-    assert set(claim.quick) <= set(claim.settings)  # a quick study brings no setting of its own
-    assert (settings != claim.settings) is (quick and bool(claim.quick))
+    changes = {"quick": claim.quick, "standard": {}, "full": claim.full}[size]
+    assert set(changes) <= set(claim.settings)  # no size brings a setting of its own
+    assert (settings != claim.settings) is bool(changes)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -265,13 +267,13 @@ def test_sgd_is_read_off_its_history_at_the_right_step_size_and_step():
 def test_the_digits_claim_from_training_to_the_page(tmp_path):
     study = importlib.import_module("thalweg.lab.study")
     claim = BY_NAME["digits"]
-    settings = {**claim.settings_for(quick=True), **TINY_DIGITS}
-    record = study._measured(claim, settings, "f00d", quick=True)
+    tiny = dataclasses.replace(claim, quick={**claim.quick, **TINY_DIGITS})
+    record = study._measure((tiny, "quick", "f00d", str(tmp_path)))
     # 2 tasks: (3 powers of 3 radii, and SGD with 2 step sizes) with 3 seeds each
     assert record.runs == 2 * (3 * 3 + 2) * 3
     assert record.seeds == [0, 1, 2]
-    assert record.expected == claim.expected_for(quick=True)
-    folder = ResultsFolder.create(tmp_path, quick=True)
+    assert record.expected == claim.expected_for("quick")
+    folder = ResultsFolder.create(tmp_path, size="quick")
     folder.write(record)
     folder.write_manifest()
     assert write_report(tmp_path).stat().st_size > 1e6

@@ -1,13 +1,16 @@
 """A study measures what has changed, keeps what has not, and loses nothing when broken off."""
 
 import dataclasses
+import functools
 import importlib
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +18,11 @@ import torch
 
 from thalweg import ThalwegError
 from thalweg.lab.claims import CLAIMS, Claim, Evidence
+from thalweg.lab.parts import part
 from thalweg.results import Check, ResultsFolder
 
 room = importlib.import_module("thalweg.lab.study")
+marks = importlib.import_module("thalweg.lab.fingerprint")
 CALLS = []
 
 
@@ -39,17 +44,17 @@ def tiny(name="tiny", **changed):
 def new_process():
     """Forget what was read from the sources, as a new process has."""
     CALLS.clear()
-    for cached in (room._imports, room._source, room._path):
+    for cached in (marks._imports, marks._source, marks._path):
         cached.cache_clear()
     yield
-    for cached in (room._imports, room._source, room._path):
+    for cached in (marks._imports, marks._source, marks._path):
         cached.cache_clear()
 
 
 @pytest.fixture
 def run(tmp_path):
     def run(*claims, **options):
-        folder = ResultsFolder.create(tmp_path / "results", quick=options.get("quick", False))
+        folder = ResultsFolder.create(tmp_path / "results", size=options.get("size", "standard"))
         found = [(record.name, kept) for record, kept in room.study(claims, folder, **options)]
         assert ResultsFolder.open(folder.path).manifest == folder.manifest
         return found
@@ -78,7 +83,7 @@ def test_measured_once_then_kept(run, folder):
 
 def test_the_record_is_the_claim_and_its_evidence(run, folder):
     claim = tiny(quick_expected="open", quick={"holds": None})
-    run(claim, quick=True)
+    run(claim, size="quick")
     record = folder().read("tiny")
     assert (record.verdict, record.expected, record.as_recorded) == ("open", "open", True)
     assert record.settings == {"rho": [0.1], "holds": None} == CALLS[0]
@@ -110,8 +115,8 @@ def test_measured_again_when_the_claim_changes(run, folder, change):
 def test_measured_again_when_code_changes(run, monkeypatch, module):
     # This file imports the study, and with it the simulator and its parts.
     run(tiny())
-    source = room._source
-    monkeypatch.setattr(room, "_source", lambda m: source(m) + "\n" * (m == module))
+    source = marks._source
+    monkeypatch.setattr(marks, "_source", lambda m: source(m) + "\n" * (m == module))
     assert run(tiny()) == [("tiny", False)]
 
 
@@ -124,7 +129,7 @@ def test_measured_again_when_the_claims_own_file_changes(run, tmp_path, monkeypa
     assert run(claim) == [("tiny", False)]
     assert run(claim) == [("tiny", True)]
     file.write_text(file.read_text() + "# changed\n")
-    room._source.cache_clear()
+    marks._source.cache_clear()
     assert run(claim) == [("tiny", False)]
 
 
@@ -148,7 +153,7 @@ COMMON = ("simulate", "grid", "observe", "problems", "claims.claim")
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 def test_what_a_claim_rests_on(claim):
-    rests_on = room._sources(claim.measure.__module__)
+    rests_on = marks.sources(claim.measure.__module__)
     wanted = {f"thalweg.lab.{name}" for name in COMMON} | {claim.measure.__module__}
     wanted |= {f"thalweg.ascent.{part}" for part in ("ball", "method", "combine", "direction")}
     wanted |= {"thalweg.parameters", "thalweg.results.record"}
@@ -166,10 +171,11 @@ def test_what_a_claim_rests_on(claim):
 @pytest.mark.parametrize("module", ["simulate", "problems", "observe"])
 def test_the_mark_follows_the_sources_and_no_others(monkeypatch, module):
     claim = CLAIMS[0]
-    source, mark = room._source, room.fingerprint(claim, claim.settings)
+    source, mark = marks._source, marks.fingerprint(claim, claim.settings)
     for changed, follows in ((f"thalweg.lab.{module}", True), ("thalweg.sam", False)):
-        monkeypatch.setattr(room, "_source", lambda m, c=changed: source(m) + "#" * (m == c))
-        assert (room.fingerprint(claim, claim.settings) != mark) is follows
+        spoiled = functools.partial(lambda c, m: source(m) + "#" * (m == c), changed)
+        monkeypatch.setattr(marks, "_source", spoiled)
+        assert (marks.fingerprint(claim, claim.settings) != mark) is follows
 
 
 def test_a_claim_of_a_script_or_notebook_can_be_measured(run, monkeypatch):
@@ -209,12 +215,60 @@ def test_a_damaged_file_is_told_of_before_anything_is_measured(run, folder):
     assert run(tiny("a"), tiny("b")) == [("a", True), ("b", True)]
 
 
+def elsewhere(settings):
+    """Holds in a process of its own with one thread, where the other one has finished."""
+    if "wait_for" in settings:
+        while not Path(settings["wait_for"]).exists():
+            time.sleep(0.01)
+        os._exit(1)
+    apart = os.getpid() != settings["pid"] and torch.get_num_threads() == 1
+    return Evidence([Check("a", "1", "1", "0", apart)], [], runs=1, seeds=[0], dtype="float64")
+
+
+def test_claims_side_by_side_and_one_whose_process_is_ended(run, folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # another process imports this file
+    good_file = str(tmp_path / "results" / "good.json")
+    long = {"measure": elsewhere, "takes": (6.0, 6.0, 6.0)}
+    good = tiny("good", settings={"pid": os.getpid()}, **long)
+    bad = tiny("bad", settings={"wait_for": good_file}, **long | {"takes": (7.0, 7.0, 7.0)})
+    here = tiny("here", measure=lambda settings: measure(settings))
+    begun = []
+    with pytest.raises(ThalwegError, match=r"claim bad must be .* --jobs 1"):
+        run(here, good, bad, jobs=2, begin=lambda claim: begun.append(claim.name))
+    assert begun == ["here", "bad", "good"]  # the longest first of those that can be sent
+    assert folder().read("good").verdict == "holds"
+    assert folder().read("here").verdict == "holds"  # measured here: it cannot be sent
+
+
+def test_a_measurement_that_was_broken_off_takes_up_its_parts(run, folder):
+    made = []
+
+    def in_parts(settings):
+        for i in range(4):
+            found = part(lambda i=i: made.append(i) or {"i": np.array(i)}, "part", i)
+            assert found["i"] == i
+            if i == 2 and len(made) == 3:
+                raise KeyboardInterrupt
+        return measure(settings)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(measure=in_parts))
+    kept = sorted(folder().path.glob(".parts/tiny/*/*.npz"))
+    assert len(kept) == 3
+    kept[0].write_bytes(b"PK")  # as if the disk had been full
+    assert run(tiny(measure=in_parts)) == [("tiny", False)]
+    assert len(made) == 5
+    assert sorted(made) == sorted([0, 1, 2, 3, made[3]])
+    assert [file.name for file in folder().path.glob(".*")] == []
+
+
 def test_choose():
     names = [claim.name for claim in CLAIMS]
     assert [claim.name for claim in room.choose([])] == names
-    assert [claim.name for claim in room.choose(["drift", "stability", "drift"])] == names[:2]
+    some = [name for name in names if name in ("drift", "stability")]
+    assert [claim.name for claim in room.choose(["drift", "stability", "drift"])] == some
     for name in ("", "Drift", "manifest", "../drift"):
-        with pytest.raises(ThalwegError, match="claim must be one of stability, drift, "):
+        with pytest.raises(ThalwegError, match=f"claim must be one of {names[0]}, {names[1]}, "):
             room.choose(["drift", name])
 
 
@@ -232,10 +286,10 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path):
     (out / ".broken_off.part").write_text('{"name"')  # as if killed in the middle of a write
     whole = (out / "stability.json").read_bytes()
     assert json.loads(whole)["verdict"] == "holds"
-    folder = ResultsFolder.create(out, quick=True)
+    folder = ResultsFolder.create(out, size="quick")
     chosen = room.choose(["stability", "drift"])
     legs = {**chosen[1].quick, "legs": [], "steps": 4000}  # the second one may be short here
     chosen[1] = dataclasses.replace(chosen[1], quick=legs)
-    assert [kept for _, kept in room.study(chosen, folder, quick=True)] == [True, False]
+    assert [kept for _, kept in room.study(chosen, folder, size="quick")] == [True, False]
     assert (out / "stability.json").read_bytes() == whole
     assert folder.names() == ["stability", "drift"]

@@ -28,6 +28,9 @@ def claim(name, **changed):
         "seconds": 12.34,
         "measured_at": "2026-01-01T00:00:00Z",
         "fingerprint": "f00d",
+        "paper": f"Paper of {name}",
+        "derived": f"Derivation of {name}",
+        "found": f"Findings of {name}",
     }
     return ClaimRecord(**(fields | changed))
 
@@ -83,7 +86,7 @@ def records():
 
 @pytest.fixture
 def folder(tmp_path, records):
-    results = ResultsFolder.create(tmp_path / "results", quick=True)
+    results = ResultsFolder.create(tmp_path / "results", size="quick")
     for record in records:
         results.write(record)
     results.write_manifest(versions={"torch": "2.13.0"}, command="study " + HOSTILE)

@@ -72,6 +72,8 @@ def test_everything_in_the_records_is_told(page, records):
     for record in records:
         for part in (record.title, record.statement, record.source, record.because):
             assert part in page.text
+        for said in (record.paper, record.derived, record.found):
+            assert page.text.count(said) == 1
         for check in record.checks:
             assert check.what in page.text
             assert check.measured in page.text
@@ -137,7 +139,7 @@ def test_folder_of_something_else(tmp_path):
 
 
 def test_folder_without_claims(tmp_path):
-    ResultsFolder.create(tmp_path, quick=False).write_manifest()
+    ResultsFolder.create(tmp_path).write_manifest()
     with pytest.raises(ThalwegError, match="at least one claim, got none: run `thalweg study"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()

@@ -39,6 +39,9 @@ def make(name="edge", **changed):
         "seconds": 1.5,
         "measured_at": "2026-01-01T00:00:00+00:00",
         "fingerprint": "f00d",
+        "paper": "Somebody: so",
+        "derived": "Here: so",
+        "found": "It is so",
     }
     return ClaimRecord(**(fields | changed))
 
@@ -68,7 +71,7 @@ def bytes_of():
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = ResultsFolder.create(tmp_path / "results", quick=True)
+    folder = ResultsFolder.create(tmp_path / "results", size="quick")
     folder.write_manifest(order=["drift", "edge"])
     folder.write(make())
     return folder

@@ -1,5 +1,6 @@
 """The folder: whole files or none, and nothing changed in a folder that is not for this study."""
 
+import itertools
 import json
 import os
 import stat
@@ -8,25 +9,25 @@ from pathlib import Path
 import pytest
 
 from thalweg import ThalwegError
-from thalweg.results import ResultsFolder
+from thalweg.results import SIZES, ResultsFolder
 from thalweg.results.folder import FORMAT, write_whole
 
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path, record):
     path = tmp_path / "a" / "b"
-    folder = ResultsFolder.create(str(path), quick=False)
+    folder = ResultsFolder.create(str(path))
     assert list(path.iterdir()) == []  # opened for writing, nothing written
     folder.write_manifest(command="study")
     folder.write(record())
     again = ResultsFolder.open(path)
-    assert again.manifest == {"format": FORMAT, "quick": False, "command": "study"}
+    assert again.manifest == {"format": FORMAT, "size": "standard", "command": "study"}
     assert again.read("edge").to_json() == record().to_json()
     assert sorted(file.name for file in path.iterdir()) == ["edge.json", "manifest.json"]
 
 
 def test_entries_are_added_to_the_manifest(folder):
     folder.write_manifest(command="again")
-    manifest = ResultsFolder.create(folder.path, quick=True).manifest
+    manifest = ResultsFolder.create(folder.path, size="quick").manifest
     assert manifest == {**folder.manifest, "order": ["drift", "edge"], "command": "again"}
 
 
@@ -42,11 +43,11 @@ def test_parts_of_a_killed_run_are_nobodys(tmp_path, folder):
     litter = ".x1.part"
     (folder.path / litter).write_text('{"name": "ed')
     assert folder.names() == ["edge"]
-    assert ResultsFolder.create(folder.path, quick=True).read("edge").name == "edge"
+    assert ResultsFolder.create(folder.path, size="quick").read("edge").name == "edge"
     (tmp_path / "fresh").mkdir()  # killed while the very first file was written
     (tmp_path / "fresh" / litter).write_text("{")
-    ResultsFolder.create(tmp_path / "fresh", quick=False).write_manifest()
-    assert ResultsFolder.open(tmp_path / "fresh").manifest["quick"] is False
+    ResultsFolder.create(tmp_path / "fresh").write_manifest()
+    assert ResultsFolder.open(tmp_path / "fresh").manifest["size"] == "standard"
 
 
 @pytest.mark.parametrize("write", ["write", "write_manifest"])
@@ -102,14 +103,14 @@ def alien(path):
 
 
 DAMAGE = {
-    "other format": (manifest('{"format": 99, "quick": true}'), "format 1, got 99.*--out"),
-    "no format": (manifest("{}"), "format 1, got None.*--out"),
-    "a list": (manifest("[1]"), "format 1, got None.*--out"),
-    "cut off": (manifest('{"format": 1, "qu'), "cut off or is not JSON.*choose another --out"),
+    "other format": (manifest('{"format": 99, "size": "quick"}'), "format 2, got 99.*--out"),
+    "no format": (manifest("{}"), "format 2, got None.*--out"),
+    "a list": (manifest("[1]"), "format 2, got None.*--out"),
+    "cut off": (manifest('{"format": 2, "qu'), "cut off or is not JSON.*choose another --out"),
     "empty": (manifest(""), "cut off or is not JSON.*choose another --out"),
-    "wrong order": (manifest('{"format": 1, "quick": true, "order": 3}'), "list.*--out"),
-    "wrong seconds": (manifest('{"format": 1, "quick": true, "seconds": []}'), "dict.*--out"),
-    "wrong kind": (manifest('{"format": 1, "quick": "yes"}'), "bool.*--out"),
+    "wrong order": (manifest('{"format": 2, "size": "quick", "order": 3}'), "list.*--out"),
+    "wrong seconds": (manifest('{"format": 2, "size": "quick", "seconds": []}'), "dict.*--out"),
+    "wrong kind": (manifest('{"format": 2, "size": 3}'), "str.*--out"),
     "not UTF-8": (
         lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe{}"),
         "cut off or is not JSON.*choose another --out",
@@ -124,7 +125,7 @@ def test_a_folder_that_is_not_for_this_study_is_left_alone(folder, bytes_of, kin
     damage(folder.path)
     before = bytes_of(folder.path)
     for opened in (
-        lambda: ResultsFolder.create(folder.path, quick=True),
+        lambda: ResultsFolder.create(folder.path, size="quick"),
         lambda: ResultsFolder.open(folder.path),
     ):
         with pytest.raises(ThalwegError, match=told):
@@ -132,15 +133,14 @@ def test_a_folder_that_is_not_for_this_study_is_left_alone(folder, bytes_of, kin
     assert bytes_of(folder.path) == before
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_quick_and_full_never_share_a_folder(tmp_path, bytes_of, quick):
-    ResultsFolder.create(tmp_path, quick=quick).write_manifest()
+@pytest.mark.parametrize(("there", "here"), list(itertools.permutations(SIZES, 2)))
+def test_two_sizes_never_share_a_folder(tmp_path, bytes_of, there, here):
+    ResultsFolder.create(tmp_path, size=there).write_manifest()
     before = bytes_of(tmp_path)
-    there, here = ("quick", "full") if quick else ("full", "quick")
     with pytest.raises(
         ThalwegError, match=f"holds a {there} study and this is a {here} one.*--out"
     ):
-        ResultsFolder.create(tmp_path, quick=not quick)
+        ResultsFolder.create(tmp_path, size=here)
     assert bytes_of(tmp_path) == before
 
 
@@ -149,7 +149,7 @@ def test_a_place_that_cannot_be_written(tmp_path, bytes_of, where):
     (tmp_path / "file").write_text("a file")
     before = bytes_of(tmp_path)
     with pytest.raises(ThalwegError, match=r"cannot be written \(.+\): choose another --out"):
-        ResultsFolder.create(tmp_path / where, quick=True)
+        ResultsFolder.create(tmp_path / where, size="quick")
     with pytest.raises(ThalwegError, match=r"no such folder; run|name another folder"):
         ResultsFolder.open(tmp_path / where)
     assert bytes_of(tmp_path) == before

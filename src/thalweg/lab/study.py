@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ast
+import concurrent.futures
+import contextlib
 import datetime
-import functools
-import hashlib
-import importlib.util
-import json
+import multiprocessing
+import pickle
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,12 @@ import torch
 from thalweg import __version__
 from thalweg.errors import ThalwegError
 from thalweg.lab.claims import CLAIMS, Claim
-from thalweg.results import ClaimRecord, ResultsFolder
+from thalweg.lab.fingerprint import fingerprint
+from thalweg.lab.parts import keeping
+from thalweg.results import SIZES, ClaimRecord, ResultsFolder, Size
+
+#: Processes cost seconds to start; claims that take fewer together are measured in this one.
+_PAYS = 10.0
 
 
 def choose(names: Sequence[str], claims: Sequence[Claim] = CLAIMS) -> list[Claim]:
@@ -52,21 +54,25 @@ def study(
     claims: Sequence[Claim],
     folder: ResultsFolder,
     *,
-    quick: bool = False,
+    size: Size = "standard",
     fresh: bool = False,
+    jobs: int = 1,
     command: str = "",
     begin: Callable[[Claim], None] = lambda claim: None,
 ) -> Iterator[tuple[ClaimRecord, bool]]:
-    """Measure claims one by one, each written to the folder as soon as it is finished.
+    """Measure claims, each written to the folder as soon as it is finished.
 
     A claim on file is taken as it is when its settings, its module with all of thalweg that it
-    imports, and the versions of torch and numpy are unchanged.
+    imports, and the versions of torch and numpy are unchanged. Those come first, then the others
+    as they are finished.
 
     Args:
         claims: The claims.
         folder: Where the records go.
-        quick: Whether the quick settings are used.
+        size: Which settings are used.
         fresh: Whether to measure again what is on file.
+        jobs: How many claims are measured side by side, each in a process of its own with one
+            thread, where that pays. More than one needs a main module that may be imported again.
         command: The command line, for the manifest.
         begin: Called before a claim is measured.
 
@@ -74,44 +80,120 @@ def study(
         The record of each claim, and whether it was taken from the folder.
 
     Raises:
-        ThalwegError: If a file in the folder is damaged and ``fresh`` is not set.
+        ThalwegError: If a file in the folder is damaged and ``fresh`` is not set; if a process
+            was ended by the system.
     """
     # Damaged files are told of before hours are spent, not after.
     again = {claim.name for claim in claims} if fresh else set()
     found = {name: folder.read(name) for name in folder.names() if name not in again}
     everything = {claim.name: claim for claim in (*CLAIMS, *claims)}
-    marks = {n: fingerprint(c, c.settings_for(quick=quick)) for n, c in everything.items()}
-    folder.write_manifest(command=command, quick=quick, order=list(marks), fingerprints=marks)
+    marks = {n: fingerprint(c, c.settings_for(size)) for n, c in everything.items()}
+    folder.write_manifest(command=command, size=size, order=list(marks), fingerprints=marks)
+    due = []
     for claim in claims:
-        settings, mark = claim.settings_for(quick=quick), marks[claim.name]
         old = found.get(claim.name)
-        if old is not None and old.fingerprint == mark:
+        if old is not None and old.fingerprint == marks[claim.name]:
             yield old, True
-            continue
-        begin(claim)
-        record = _measured(claim, settings, mark, quick=quick)
+        else:
+            due.append(claim)
+    works = {claim.name: (claim, size, marks[claim.name], str(folder.path)) for claim in due}
+    for record in _measured(works, jobs, begin):
         folder.write(record)
+        folder.forget_parts(record.name)
         for entry, value in (
             ("seconds", round(record.seconds, 2)),
             ("seeds", list(record.seeds)),
             ("dtype", record.dtype),
             ("versions", record.versions),
         ):
-            folder.manifest[entry] = {**folder.manifest.get(entry, {}), claim.name: value}
+            folder.manifest[entry] = {**folder.manifest.get(entry, {}), record.name: value}
         folder.write_manifest()
         yield record, False
 
 
-def _measured(claim: Claim, settings: dict[str, Any], mark: str, *, quick: bool) -> ClaimRecord:
+def expected_seconds(claim: Claim, size: Size) -> float:
+    """Return how long a claim takes on one core, as was measured once.
+
+    Args:
+        claim: The claim.
+        size: The size of the study.
+
+    Returns:
+        Seconds.
+    """
+    return claim.takes[SIZES.index(size)]
+
+
+#: A claim, the size, its mark, and the folder.
+_Work = tuple[Claim, Size, str, str]
+
+
+def _measured(
+    works: dict[str, _Work], jobs: int, begin: Callable[[Claim], None]
+) -> Iterator[ClaimRecord]:
+    """Measure claims, the longest first where several are measured side by side."""
+    long = {name: expected_seconds(*work[:2]) for name, work in works.items()}
+    apart = jobs > 1 and sum(long.values()) > _PAYS
+    here = [name for name, work in works.items() if not (apart and _can_travel(work))]
+    for name in here:
+        begin(works[name][0])
+        yield _measure(works[name])
+    rest = sorted(works.keys() - set(here), key=lambda name: -long[name])
+    if not rest:
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_one_thread
+    )
+    running: dict[concurrent.futures.Future[ClaimRecord], str] = {}
+    try:
+        while rest or running:
+            while rest and len(running) < jobs:
+                work = works[rest[0]]
+                begin(work[0])
+                running[pool.submit(_measure, work)] = rest.pop(0)
+            wait = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
+            for future in wait.done:
+                name = running.pop(future)
+                try:
+                    yield future.result()
+                except concurrent.futures.process.BrokenProcessPool:
+                    raise ThalwegError(
+                        f"claim {name} must be measured in a process that lives, and the system "
+                        "ended it (too little memory?): run the same command again, with --jobs 1"
+                    ) from None
+    finally:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(1)
+
+
+def _can_travel(work: _Work) -> bool:
+    """Whether a claim can be sent to another process; one made of lambdas cannot."""
+    try:
+        pickle.dumps(work)
+    except Exception:
+        return False
+    return True
+
+
+def _measure(work: _Work) -> ClaimRecord:
+    claim, size, mark, folder = work
+    settings = claim.settings_for(size)
     clock = time.perf_counter()
-    evidence = claim.measure(settings)
+    with _threads(1), keeping(folder, claim.name, mark):
+        evidence = claim.measure(settings)
     return ClaimRecord(
         name=claim.name,
         title=claim.title,
         statement=claim.statement,
         source=claim.source,
         verdict=evidence.verdict,
-        expected=claim.expected_for(quick=quick),
+        expected=claim.expected_for(size),
         because=claim.because,
         checks=list(evidence.checks),
         charts=list(evidence.charts),
@@ -123,7 +205,29 @@ def _measured(claim: Claim, settings: dict[str, Any], mark: str, *, quick: bool)
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         fingerprint=mark,
         versions=_versions(),
+        paper=claim.paper,
+        derived=claim.derived,
+        found=evidence.found or _first(evidence.checks),
     )
+
+
+def _first(checks: Sequence[Any]) -> str:
+    """The first line that decides, as a sentence."""
+    for check in checks:
+        if check.decides:
+            return f"{check.what}: {check.measured} (predicted: {check.predicted})"
+    return ""
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Measure with so many threads, the same in every process, so that the digits are the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _versions() -> dict[str, str]:
@@ -132,70 +236,5 @@ def _versions() -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.system()} {platform.machine()}, 1 thread",
     }
-
-
-def fingerprint(claim: Claim, settings: dict[str, Any]) -> str:
-    """Return a text that changes when anything changes that the claim's numbers rest on.
-
-    Args:
-        claim: The claim.
-        settings: Its settings.
-
-    Returns:
-        A hexadecimal digest.
-    """
-    digest = hashlib.sha256()
-    rests_on = [claim.name, claim.expected, claim.quick_expected, claim.because, settings]
-    versions = [torch.__version__, np.__version__]
-    digest.update(json.dumps([rests_on, versions], sort_keys=True).encode())
-    for module in sorted(_sources(claim.measure.__module__)):
-        digest.update(module.encode())
-        digest.update(_source(module).encode())
-    return digest.hexdigest()[:16]
-
-
-def _sources(module: str) -> set[str]:
-    """A module and every module of thalweg that it imports, directly or through others."""
-    seen: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            waiting += _imports(name)
-    return seen
-
-
-@functools.cache
-def _imports(module: str) -> tuple[str, ...]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(_source(module))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.append(node.module)
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    # The root resolves its names lazily: whoever imports from it imports the module that is named.
-    homes = sys.modules["thalweg"]._HOMES
-    names = [homes.get(n.removeprefix("thalweg."), n) for n in names]
-    return tuple(n for n in names if n.startswith("thalweg.") and _path(n) is not None)
-
-
-@functools.cache
-def _source(module: str) -> str:
-    path = _path(module)
-    return path.read_text(encoding="utf-8") if path else ""
-
-
-@functools.cache
-def _path(module: str) -> Path | None:
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # a name inside a module, not a module
-        return None
-    except ValueError:  # a script that is run, or a cell of a notebook, has no spec
-        file = getattr(sys.modules.get(module), "__file__", None)
-        return Path(file) if file else None
-    return Path(found.origin) if found and found.origin else None

@@ -33,10 +33,10 @@ def write_report(folder: str | Path) -> Path:
         ...     name="edge", title="The edge", statement="GD is stable below 2/eta.",
         ...     source="derived here", verdict="holds", expected="holds", because="it is exact",
         ...     checks=[], charts=[], settings={}, seeds=[0], dtype="float64", runs=1, seconds=0.1,
-        ...     measured_at="2026-01-01T00:00:00Z", fingerprint="0",
+        ...     measured_at="2026-01-01T00:00:00Z", fingerprint="0", paper="", derived="", found="",
         ... )
         >>> with tempfile.TemporaryDirectory() as somewhere:
-        ...     results = ResultsFolder.create(somewhere, quick=True)
+        ...     results = ResultsFolder.create(somewhere, size="quick")
         ...     results.write(claim)
         ...     results.write_manifest()
         ...     write_report(somewhere).name

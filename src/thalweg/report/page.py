@@ -60,7 +60,7 @@ def render(results: ResultsFolder) -> str:
         counts=Counter(section.record.verdict for section in sections),
         differing=[section for section in sections if not section.record.as_recorded],
         figures=[drawn for section in sections for drawn in section.figures],
-        quick=bool(results.manifest.get("quick")),
+        size=results.manifest.get("size", "standard"),
         manifest=_rows({k: v for k, v in results.manifest.items() if k != "fingerprints"}),
         css=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),

@@ -2,6 +2,7 @@
 
 from thalweg.results.folder import ResultsFolder
 from thalweg.results.record import (
+    SIZES,
     Axes,
     Chart,
     Check,
@@ -9,10 +10,12 @@ from thalweg.results.record import (
     Contours,
     Heat,
     Line,
+    Size,
     Verdict,
 )
 
 __all__ = [
+    "SIZES",
     "Axes",
     "Chart",
     "Check",
@@ -21,5 +24,6 @@ __all__ = [
     "Heat",
     "Line",
     "ResultsFolder",
+    "Size",
     "Verdict",
 ]

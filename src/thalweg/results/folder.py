@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from thalweg.errors import ThalwegError
-from thalweg.results.record import ClaimRecord
+from thalweg.results.record import ClaimRecord, Size
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
+#: Where parts of claims that are not finished yet lie.
+PARTS = ".parts"
 #: What the manifest's own entries must be, where they are there.
 _ENTRIES: dict[str, type] = {
-    "quick": bool,
+    "size": str,
     "order": list,
     **dict.fromkeys(("fingerprints", "seconds", "seeds", "dtype", "versions"), dict),
 }
@@ -27,12 +30,12 @@ class ResultsFolder:
 
     Args:
         path: The folder.
-        manifest: What is known of the run: versions, command, whether it was quick, durations.
+        manifest: What is known of the run: versions, command, the size, durations.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as somewhere:
-        ...     folder = ResultsFolder.create(somewhere + "/results", quick=True)
+        ...     folder = ResultsFolder.create(somewhere + "/results", size="quick")
         ...     folder.names()
         []
     """
@@ -92,12 +95,12 @@ class ResultsFolder:
         return cls(path, manifest)
 
     @classmethod
-    def create(cls, path: str | Path, *, quick: bool) -> ResultsFolder:
+    def create(cls, path: str | Path, *, size: Size = "standard") -> ResultsFolder:
         """Open a folder for writing, making it where it is missing.
 
         Args:
             path: The folder.
-            quick: Whether this is a quick study; the two kinds never share a folder.
+            size: The size of the study; two sizes never share a folder.
 
         Returns:
             The folder. Nothing in it has been changed.
@@ -116,13 +119,13 @@ class ResultsFolder:
             ) from None
         # A run killed while it wrote its first file leaves a part of it, which is nobody's.
         if all(_is_part(file) for file in path.iterdir()):
-            return cls(path, {"format": FORMAT, "quick": quick})
+            return cls(path, {"format": FORMAT, "size": size})
         folder = cls.open(path)
-        if bool(folder.manifest.get("quick")) != quick:
-            there, here = ("quick", "full") if folder.manifest.get("quick") else ("full", "quick")
+        there = folder.manifest.get("size", "standard")
+        if there != size:
             raise ThalwegError(
-                f"results folder {path} holds a {there} study and this is a {here} one: "
-                "choose another --out"
+                f"results folder {path} holds a {there} study and this is a {size} one: choose "
+                "another --out"
             )
         return folder
 
@@ -159,10 +162,11 @@ class ResultsFolder:
 
     def remedy(self, name: str) -> str:
         """Return what to do about a claim's file that cannot be used."""
-        quick = "--quick " if self.manifest.get("quick") else ""
+        size = self.manifest.get("size", "standard")
+        option = "" if size == "standard" else f"--{size} "
         return (
-            f"measure it again with `thalweg study {quick}--only {name} --fresh --out {self.path}`,"
-            " or move the file away if it is no claim's"
+            f"measure it again with `thalweg study {option}--only {name} --fresh --out "
+            f"{self.path}`, or move the file away if it is no claim's"
         )
 
     def write(self, record: ClaimRecord) -> None:
@@ -175,6 +179,16 @@ class ResultsFolder:
             ThalwegError: If the file cannot be written; what was on file is still there.
         """
         _write(self.path / f"{record.name}.json", record.to_json())
+
+    def forget_parts(self, name: str) -> None:
+        """Throw away what was kept of a claim's measurement before it was finished.
+
+        Args:
+            name: The claim.
+        """
+        shutil.rmtree(self.path / PARTS / name, ignore_errors=True)
+        with contextlib.suppress(OSError):  # parts of other claims are in it
+            (self.path / PARTS).rmdir()
 
     def write_manifest(self, **entries: Any) -> None:
         """Add entries to the manifest and write it, whole or not at all.
@@ -201,7 +215,7 @@ def _read(file: Path) -> Any:
 
 
 def _is_part(file: Path) -> bool:
-    return file.name.startswith(".") and file.suffix == ".part"
+    return file.name == PARTS or (file.name.startswith(".") and file.suffix == ".part")
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -17,8 +17,12 @@ from thalweg.errors import ThalwegError
 Verdict = Literal["holds", "does not hold", "open"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
+#: How much a study measures: seconds, minutes, or an hour.
+Size = Literal["quick", "standard", "full"]
+SIZES: tuple[str, ...] = get_args(Size)
+
 #: Who a series belongs to. The report gives every role the same colour in every figure.
-Role = Literal["gd", "p=0", "p=0.25", "p=0.5", "p=1", "p=2", "theory", "neutral"]
+Role = Literal["gd", "p=0", "p=0.25", "p=0.5", "p=0.75", "p=1", "p=1.5", "p=2", "theory", "neutral"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,9 @@ class ClaimRecord:
         seconds: Wall time of the measurement.
         measured_at: Date and time (UTC, ISO 8601).
         fingerprint: Changes when settings, code or versions change.
+        paper: What a paper says of it.
+        derived: What was derived here.
+        found: What was measured, in a sentence.
         versions: Of the libraries and the machine that it was measured with.
     """
 
@@ -197,6 +204,9 @@ class ClaimRecord:
     seconds: float
     measured_at: str
     fingerprint: str
+    paper: str
+    derived: str
+    found: str
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from thalweg.results import Chart, Check, Verdict
+from thalweg.results import Chart, Check, Size, Verdict
 
 Settings = dict[str, Any]
 
@@ -21,6 +21,8 @@ class Evidence:
         runs: How many trajectories or trainings were made.
         seeds: Every seed used.
         dtype: Floating-point type of the arithmetic.
+        found: What was measured, in a sentence with its numbers, for the table of findings; the
+            first deciding check if empty.
     """
 
     checks: Sequence[Check]
@@ -28,6 +30,7 @@ class Evidence:
     runs: int
     seeds: Sequence[int]
     dtype: str
+    found: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -50,9 +53,15 @@ class Claim:
         expected: The verdict on record.
         because: Why that one.
         measure: Takes the settings, returns the evidence.
-        settings: Plain data, for a full study.
+        settings: Plain data, for a standard study.
         quick: What a quick study changes in them.
+        full: What a full study changes in them.
         quick_expected: The verdict on record for a quick study; ``expected`` if ``None``.
+        full_expected: The verdict on record for a full study; ``expected`` if ``None``.
+        paper: What a paper says of it, with the paper's name; empty if none is known to us.
+        derived: What was derived here; empty if nothing was.
+        takes: Seconds on one core for a quick, a standard and a full study, as measured.
+        needs: What it needs beside torch and numpy, such as scikit-learn's digits.
     """
 
     name: str
@@ -64,15 +73,22 @@ class Claim:
     measure: Callable[[Settings], Evidence]
     settings: Settings
     quick: Settings = field(default_factory=dict)
+    full: Settings = field(default_factory=dict)
     quick_expected: Verdict | None = None
+    full_expected: Verdict | None = None
+    paper: str = ""
+    derived: str = ""
+    takes: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    needs: str = ""
 
-    def settings_for(self, *, quick: bool) -> Settings:
-        """Return the settings of a full or a quick study."""
-        return {**self.settings, **(self.quick if quick else {})}
+    def settings_for(self, size: Size) -> Settings:
+        """Return the settings of a study of this size."""
+        return {**self.settings, **{"quick": self.quick, "full": self.full}.get(size, {})}
 
-    def expected_for(self, *, quick: bool) -> Verdict:
-        """Return the verdict on record for a full or a quick study."""
-        return (self.quick_expected or self.expected) if quick else self.expected
+    def expected_for(self, size: Size) -> Verdict:
+        """Return the verdict on record for a study of this size."""
+        special = {"quick": self.quick_expected, "full": self.full_expected}.get(size)
+        return special or self.expected
 
 
 def within(what: str, predicted: float, measured: float, tolerance: float, unit: str = "") -> Check:
