@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import runpy
 import warnings
 from pathlib import Path
 
@@ -42,6 +44,21 @@ def test_every_recipe_says_what_goes_wrong_in_few_words():
     for section in re.split(r"^## ", RECIPES, flags=re.M)[1:]:
         _, text, _ = re.split(r"\n\n(?=\S)", section, maxsplit=2)
         assert 20 < len(text.split()) < 80, section[:40]
+
+
+def test_your_own_problem_is_measured_as_the_page_says(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "your-own-problem.md").read_text(encoding="utf-8")
+    for block in blocks(page):
+        (tmp_path / re.match(r"# (\w+\.py)", block).group(1)).write_text(block, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for state in ("measured now", "on file"):
+        runpy.run_path("measure.py")
+        assert f"ellipse holds {state}" in capsys.readouterr().out
+    assert (tmp_path / "own-results" / "report.html").exists()
+    own = importlib.import_module("ellipse")
+    gd, sam = (own.measure({"seeds": [0, 1, 2], "steps": n}).verdict for n in (5, 5000))
+    assert (gd, sam) == ("does not hold", "holds")  # it can fail
 
 
 @pytest.mark.parametrize("name", ["features.md", "migration.md", "recipes.md"])

@@ -1,7 +1,7 @@
 """The claims, in the order in which a study makes them."""
 
 from thalweg.lab.claims import digits, drift, loss_scale, one_rho, stability
-from thalweg.lab.claims.claim import Claim, Evidence
+from thalweg.lab.claims.claim import Claim, Evidence, within
 
 CLAIMS: tuple[Claim, ...] = (
     stability.CLAIM,
@@ -11,4 +11,4 @@ CLAIMS: tuple[Claim, ...] = (
     one_rho.CLAIM,
 )
 
-__all__ = ["CLAIMS", "Claim", "Evidence"]
+__all__ = ["CLAIMS", "Claim", "Evidence", "within"]
