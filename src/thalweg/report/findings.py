@@ -5,20 +5,21 @@ Made from the results alone, so that no number in it is written by hand.
 
 from __future__ import annotations
 
-from thalweg.results import ClaimRecord, ResultsFolder
+from thalweg.results import Chart, ClaimRecord, ResultsFolder
 
 _HEADS = ("finding", "what the paper says", "what we derived", "what we measured", "holds?")
 _ANSWERS = {"holds": "yes", "does not hold": "**no**", "open": "undecided"}
 
 
-def markdown(results: ResultsFolder) -> str:
-    """Return the findings of a results folder as a page of Markdown.
+def markdown(results: ResultsFolder) -> tuple[str, dict[str, Chart]]:
+    """Return the findings of a results folder as a page of Markdown, and the figures it shows.
 
     Args:
         results: The folder, opened.
 
     Returns:
-        The text: a table of all claims, then every claim with its checks.
+        The text: a table of all claims, then every claim with its figures and checks; and the
+        chart for each file name that it takes from the folder ``figures``.
 
     Raises:
         ThalwegError: If a claim cannot be read.
@@ -26,7 +27,7 @@ def markdown(results: ResultsFolder) -> str:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as empty:
-        ...     print(markdown(ResultsFolder.create(empty)).splitlines()[0])
+        ...     print(markdown(ResultsFolder.create(empty))[0].splitlines()[0])
         # Findings
     """
     records = [results.read(name) for name in results.names()]
@@ -51,12 +52,15 @@ def markdown(results: ResultsFolder) -> str:
                 _ANSWERS[record.verdict],
             )
         )
+    figures: dict[str, Chart] = {}
     for record in records:
-        lines += ["", *_section(record)]
-    return "\n".join(lines) + "\n"
+        names = [f"{record.name}-{place}.svg" for place in range(1, 1 + len(record.charts))]
+        figures |= zip(names, record.charts, strict=True)
+        lines += ["", *_section(record, names)]
+    return "\n".join(lines) + "\n", figures
 
 
-def _section(record: ClaimRecord) -> list[str]:
+def _section(record: ClaimRecord, names: list[str]) -> list[str]:
     alarm = "" if record.as_recorded else f" (on record: {record.expected})"
     return [
         f"## {record.title}",
@@ -67,6 +71,11 @@ def _section(record: ClaimRecord) -> list[str]:
         "",
         f"*Source.* {_safe(record.source)} *Why this verdict is expected.* {_safe(record.because)}",
         "",
+        *(
+            line
+            for name, chart in zip(names, record.charts, strict=True)
+            for line in (f"![](figures/{name})", "", f"*{_safe(chart.caption)}*", "")
+        ),
         _row("quantity", "predicted", "measured", "tolerance", "holds"),
         _row(*["---"] * 5),
         *(
