@@ -6,7 +6,6 @@ import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 import thalweg
 
@@ -17,7 +16,7 @@ def train(rho=0.05, per_rank=False, epochs=3):
     torch.manual_seed(0)
     images, labels = (torch.tensor(a).to(device) for a in load_digits(return_X_y=True))
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).to(device)
-    model = DistributedDataParallel(model)
+    model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     sam = thalweg.SAM(optimizer, model, rho=rho)
     for epoch in range(epochs):
