@@ -1,8 +1,9 @@
-"""How fast the simulator is: a map against plain numpy, an ensemble against one at a time.
+"""How fast the simulator is: a map beside a C loop and numpy, an ensemble, cost against size.
 
-    python benchmarks/simulator.py [--steps 10000] [--rounds 3]
+    python benchmarks/simulator.py [--rounds 5] [--quick] [--write docs/simulator.md]
 
-Everything is timed in one process, the contestants in turn; medians and ratios are printed.
+Everything is timed in one process, the contestants in turn; the page says how. About five minutes
+on two cores.
 """
 
 from __future__ import annotations
@@ -16,79 +17,119 @@ if os.getloadavg()[0] < 1:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import argparse
-import platform
-import statistics
+import ctypes
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import simulator_c as twin
 import torch
+from simulator_page import Map, Size, page
 
 import thalweg
 from thalweg import lab
+from thalweg.lab.simulate import has_compiler
 
-CELLS = 256
-
-
-def plain_numpy(start: tuple[float, float], eta, rho, steps: int):
-    """SAM on log cosh(xy), as one would write it in numpy."""
-    eta, rho = (np.broadcast_to(v, (CELLS, CELLS)).ravel().copy() for v in (eta, rho))
-    x, y = (np.full(eta.size, v) for v in start)
-    with np.errstate(all="ignore"):
-        for _ in range(steps):
-            slope = np.tanh(x * y)
-            gx, gy = slope * y, slope * x
-            norm = np.sqrt(gx * gx + gy * gy)
-            factor = np.where(norm > 0, rho / norm, 0.0)
-            up, over = x + factor * gx, y + factor * gy
-            slope = np.tanh(up * over)
-            x, y = x - eta * slope * over, y - eta * slope * up
-    return y.reshape(CELLS, CELLS)
+#: A start and settings at which no cell comes to rest or diverges: nobody stops early.
+START = (0.3, 2.0)
+COMPILED, EAGER, ONE, NUMPY = "compiled", "eager", "eager, one thread", "numpy"
 
 
-def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, measured in turn."""
+def settings(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The grid: eta down, rho across."""
+    return np.linspace(0.01, 0.2, side)[:, None], np.linspace(0.05, 0.3, side)[None, :]
+
+
+def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round, in an order that turns."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, run in contestants.items():
+    names = list(contestants)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             begun = time.perf_counter()
-            run()
+            contestants[name]()
             seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
-def map_against_numpy(steps: int, rounds: int) -> None:
-    eta = np.linspace(0.01, 0.95, CELLS)[:, None]
-    rho = np.linspace(0.0, 1.0, CELLS)[None, :]
-    start = (1.0, 61**0.5)
-    problem = lab.SingleNeuron("log_cosh", start=start)
-
-    def run(compile: bool, steps: int = steps) -> lab.Simulation:
-        return lab.simulate(problem, eta=eta, rho=rho, steps=steps, observe={}, compile=compile)
-
-    begun = time.perf_counter()
-    run(True, 200)
-    print(f"single-neuron map, {CELLS}x{CELLS} cells x {steps} steps", flush=True)
-    print(f"  compiling took {time.perf_counter() - begun:.1f} s, once, not counted below")
-    # Same numbers? Over few steps: later on, cells beside the edge amplify the last bit.
-    reference = plain_numpy(start, eta, rho, 50)
-    for compile in (False, True):
-        off = np.abs(run(compile, 50).final["y"] - reference).max()
-        print(
-            f"  after 50 steps, {'compiled' if compile else 'eager'} is within {off:.1e} of numpy"
+def simulated(
+    problem: lab.SingleNeuron, side: int, power: float, steps: int, kind: str
+) -> lab.Simulation:
+    eta, rho = settings(side)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if kind == ONE else threads)
+    try:
+        return lab.simulate(
+            problem,
+            eta=eta,
+            rho=rho,
+            power=power,
+            steps=steps,
+            observe={},
+            compile=kind == COMPILED,
+            progress="",
         )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def one_map(
+    loss: str,
+    power: float,
+    side: int,
+    steps: int,
+    rounds: int,
+    library: ctypes.CDLL | None,
+    *,
+    compiled: bool,
+) -> Map:
+    """Time the map by everyone who can be had."""
+    problem = lab.SingleNeuron(loss, start=START)
+    eta, rho = settings(side)
+    kinds = [COMPILED] * compiled + [EAGER, ONE]
+    begun = time.perf_counter()
+    if compiled:
+        simulated(problem, side, power, 2, COMPILED)
+    compiling = time.perf_counter() - begun if compiled else None
+    arrays = (loss, power, START, eta, rho)
+    few = max(steps // 5, 1)  # numpy is slow: it takes fewer, and all are told per step
+    taken = {**dict.fromkeys(kinds, steps), NUMPY: few}
+    run = {k: lambda n, k=k: simulated(problem, side, power, n, k).final["y"] for k in kinds}
+    run[NUMPY] = lambda n: twin.plain_numpy(*arrays, n)[1]
+    if library:
+        for order, name in twin.ORDERS.items():
+            taken[name] = steps
+            run[name] = lambda n, order=order: twin.run(library, order, *arrays, n)[1]
+    reference = twin.plain_numpy(*arrays, 50)[1]
+    apart = max(float(np.abs(go(50) - reference).max()) for go in run.values())
+    whole = simulated(problem, side, power, steps, EAGER).steps_run
+    seconds = in_turn({n: lambda n=n: run[n](taken[n]) for n in run}, rounds)
+    each = {n: np.array(s) / (taken[n] * side * side) for n, s in seconds.items()}
+    return Map(loss, power, side, steps, each, compiling, apart, float((whole == steps).mean()))
+
+
+def sizes_of_maps(sides: Sequence[int], steps: int, rounds: int, kinds: list[str]) -> list[Size]:
+    problem = lab.SingleNeuron("log_cosh", start=START)
+    for kind in kinds:
+        simulated(problem, sides[0], 1.0, 2, kind)
     found = in_turn(
         {
-            "numpy": lambda: plain_numpy(start, eta, rho, steps),
-            "eager": lambda: run(False),
-            "compiled": lambda: run(True),
+            f"{kind} {side}": lambda side=side, kind=kind: simulated(
+                problem, side, 1.0, steps, kind
+            )
+            for kind in kinds
+            for side in sides
         },
         rounds,
     )
-    for name, seconds in found.items():
-        print(
-            f"  {name:9} {seconds:6.2f} s   {found['numpy'] / seconds:5.2f} times as fast as numpy"
-        )
+    return [
+        Size(f"map, {kind}", f"{side}²", side * side, steps, np.array(found[f"{kind} {side}"]))
+        for kind in kinds
+        for side in sides
+    ]
 
 
 def one_at_a_time(task: lab.Digits, networks: int, steps: int) -> None:
@@ -110,41 +151,50 @@ def one_at_a_time(task: lab.Digits, networks: int, steps: int) -> None:
     torch.set_num_threads(threads)
 
 
-def ensemble_against_one(steps: int, rounds: int) -> None:
-    task = lab.Digits()
-    few = 4
+def sizes_of_ensembles(numbers: Sequence[int], steps: int, rounds: int) -> list[Size]:
+    task, few = lab.Digits(), 4
 
-    def together(networks: int) -> Callable[[], object]:
-        seeds = np.arange(networks)
-        return lambda: lab.simulate(task, rho=0.1, steps=steps, seed=seeds, observe={})
+    def together(networks: int) -> lab.Simulation:
+        seeds = np.arange(networks) % 64  # cells of a seed share its data, as in every study
+        return lab.simulate(task, rho=0.1, steps=steps, seed=seeds, observe={}, progress="")
 
-    found = in_turn(
-        {
-            "one": lambda: one_at_a_time(task, few, steps),
-            "96": together(96),
-            "288": together(288),
-        },
-        rounds,
-    )
-    alone = found["one"] / few
-    print(f"digits networks (64-{task.width}-10, batch {task.batch_size}), SAM, {steps} steps")
-    print(f"  one at a time with thalweg.SAM {1e3 * alone:8.2f} ms a network")
-    for name in ("96", "288"):
-        each = found[name] / int(name)
-        print(
-            f"  {name:>3} as one ensemble         {1e3 * each:8.2f} ms a network   "
-            f"{alone / each:5.1f} times as fast"
-        )
+    together(numbers[0])
+    runs: dict[str, Callable[[], object]] = {"one": lambda: one_at_a_time(task, few, steps)}
+    runs |= {str(n): lambda n=n: together(n) for n in numbers}
+    found = {name: np.array(seconds) for name, seconds in in_turn(runs, rounds).items()}
+    return [
+        Size("digits, one at a time with thalweg.SAM", str(few), few, steps, found["one"]),
+        *(Size("digits, one ensemble", str(n), n, steps, found[str(n)]) for n in numbers),
+    ]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, help="5, if not given")
+    parser.add_argument("--quick", action="store_true", help="tiny and not compiled, to try it out")
+    parser.add_argument("--write", type=Path, help="the file to write the page to")
+    options = parser.parse_args(words)
+    load, quick = os.getloadavg()[0], options.quick
+    rounds = options.rounds or (2 if quick else 5)
+    compiled = has_compiler() and not quick
+    maps, kinds = [], [COMPILED] * compiled + [EAGER]
+    with tempfile.TemporaryDirectory() as folder:
+        library = twin.build(Path(folder)) if twin.compiler() else None
+    size = (8, 20) if quick else (256, 1000)
+    for loss in ("log_cosh", "sqrt"):
+        for power in (1.0, 0.5):
+            print(f"map, {loss}, p = {power:g}", file=sys.stderr)
+            maps.append(one_map(loss, power, *size, rounds, library, compiled=compiled))
+    print("sizes", file=sys.stderr)
+    sides, numbers = ((4, 8), (2, 4)) if quick else ((64, 128, 256, 512), (16, 64, 256, 1024))
+    sizes = sizes_of_maps(sides, 20 if quick else 300, max(rounds - 2, 2), kinds)
+    sizes += sizes_of_ensembles(numbers, 5 if quick else 50, max(rounds - 2, 2))
+    text = page(maps, sizes, load, torch.get_num_threads(), quick=quick)
+    if options.write:
+        options.write.write_text(text, encoding="utf-8")
+    else:
+        print(text)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    print(
-        f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads"
-    )
-    map_against_numpy(options.steps, options.rounds)
-    ensemble_against_one(200, options.rounds)
+    main()

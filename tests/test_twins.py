@@ -39,18 +39,38 @@ def digits(**changes):
     return DoubleDigits(n_train=200, batch_size=50, width=8, label_noise=0.2, **changes)
 
 
-def by_sam(problem, eta, rho, method, steps, seed=0, momentum=0.0):
+class DecayFirst(torch.optim.SGD):
+    """SGD that shrinks the weights before its step, as AdamW does; SGD itself cannot."""
+
+    def __init__(self, params, weight_decay, **words):
+        super().__init__(params, **words)
+        self.decay = weight_decay
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.mul_(1 - group["lr"] * self.decay)
+        super().step()
+
+
+def by_sam(problem, eta, rho, method, steps, seed=0, momentum=0.0, decoupled=False, **words):
     """Run one cell by SAM around torch's SGD; return its parameters without the cell's axis."""
     seeds = torch.tensor([seed])
     w = {name: t.clone().requires_grad_() for name, t in problem.start(seeds).items()}
-    optimizer = torch.optim.SGD(w.values(), lr=eta, momentum=momentum)
+    kind = DecayFirst if decoupled else torch.optim.SGD
+    optimizer = kind(w.values(), lr=eta, momentum=momentum, **words)
     sam = SAM(optimizer, None, rho, method=method)
     stream = problem.stream(seeds)
     for step in range(steps):
         batch = stream(step) if stream else None
+        parts = batch if isinstance(batch, list) else [batch]
         optimizer.zero_grad()
-        for _ in sam.passes():
-            problem.loss(w, batch).sum().backward()
+        for part in parts:
+            for _ in sam.passes():
+                problem.loss(w, part).sum().backward()
+        for t in w.values():
+            t.grad /= len(parts)
         optimizer.step()
     return {name: t.detach().numpy()[0] for name, t in w.items()}
 
@@ -82,6 +102,54 @@ def test_a_hundred_steps(name, power):
     # and it is SAM that both run, not gradient descent
     plain = simulate(problem, eta=eta, momentum=momentum, steps=100, seed=3)
     assert any(np.abs(plain.final[k] - v).max() > 1e-6 for k, v in found.items())
+
+
+BASES = {
+    "momentum and decay": {"momentum": 0.9, "weight_decay": 0.03},
+    "decay": {"weight_decay": 0.03},
+    "decay of its own": {"weight_decay": 0.03, "decoupled": True},
+    "decay of its own and momentum": {"momentum": 0.5, "weight_decay": 0.03, "decoupled": True},
+    "Nesterov": {"momentum": 0.8, "nesterov": True},
+    "Nesterov and decay": {"momentum": 0.8, "nesterov": True, "weight_decay": 0.03},
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", ["quadratic", "log_cosh", "digits"])
+def test_a_hundred_steps_of_other_bases(name, base):
+    problem, eta, rho, _ = PROBLEMS[name]
+    words = {"momentum": 0.0} | BASES[base]
+    result = simulate(problem, eta=eta, rho=rho, steps=100, seed=3, **words)
+    found = by_sam(problem, eta, rho, Method(), 100, seed=3, **words)
+    assert_twins(found, result.final)
+    plain = {"nesterov", "weight_decay"} & set(words)
+    # without momentum, decay of its own is the usual one
+    for word in plain | ({"decoupled"} & set(words) if words["momentum"] else set()):
+        less = simulate(problem, eta=eta, rho=rho, steps=100, seed=3, **words | {word: 0})
+        assert any(np.abs(less.final[k] - v).max() > 1e-5 for k, v in found.items()), word
+
+
+class Micro(DoubleDigits):
+    """The digits, each minibatch of 50 in five parts of 10."""
+
+    def stream(self, seeds):
+        whole = super().stream(seeds)
+
+        def parts(step):
+            images, labels = whole(step)
+            return list(zip(images.split(10, 1), labels.split(10, 1), strict=True))
+
+        return parts
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_a_hundred_steps_of_m_sam(power):
+    task = Micro(n_train=200, batch_size=50, width=8, label_noise=0.2)
+    result = simulate(task, eta=0.05, rho=0.05, power=power, steps=100, seed=3)
+    found = by_sam(task, 0.05, 0.05, Method(power=power), 100, seed=3, momentum=task.momentum)
+    assert_twins(found, result.final)
+    one = simulate(digits(), eta=0.05, rho=0.05, power=power, steps=100, seed=3)
+    assert max(np.abs(one.final[k] - v).max() for k, v in found.items()) > 1e-5
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])

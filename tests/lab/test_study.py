@@ -157,9 +157,8 @@ def test_what_a_claim_rests_on(claim):
     wanted = {f"thalweg.lab.{name}" for name in COMMON} | {claim.measure.__module__}
     wanted |= {f"thalweg.ascent.{part}" for part in ("ball", "method", "combine", "direction")}
     wanted |= {"thalweg.parameters", "thalweg.results.record"}
-    if claim.name in ("digits", "one-rho"):
+    if claim.name in ("digits", "robustness", "yoked"):
         wanted |= {f"thalweg.lab.{name}" for name in ("digits", "data", "nets")}
-        wanted |= {"thalweg.lab.claims.digit_runs"}
     else:
         wanted |= {"thalweg.theory.edges", "thalweg.theory.bounce", "thalweg.theory.neuron"}
     assert wanted <= rests_on

@@ -1,4 +1,4 @@
-"""Real data that needs no download: the handwritten digits that scikit-learn carries."""
+"""Real data that needs no download: what scikit-learn carries."""
 
 from __future__ import annotations
 
@@ -21,6 +21,23 @@ def digits() -> tuple[Tensor, Tensor]:
     bunch = load_digits()
     images = torch.tensor(bunch.data / 8 - 1, dtype=torch.float32)
     return images, torch.tensor(bunch.target, dtype=torch.int64)
+
+
+@functools.cache
+def breast_cancer() -> tuple[Tensor, Tensor]:
+    """Return 30 measurements of 569 tumours, (569, 30), float64, and the labels (569,).
+
+    The label is 1 where the tumour is benign, 0 where it is malignant.
+
+    Example:
+        >>> features, labels = breast_cancer()
+        >>> tuple(features.shape), int(labels.sum())
+        ((569, 30), 357)
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    bunch = load_breast_cancer()
+    return torch.tensor(bunch.data, dtype=torch.float64), torch.tensor(bunch.target)
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,37 @@ class Digits(Problem):
         log_p = torch.log_softmax(nets.mlp(params, x), dim=-1)
         return -self.loss_scale * log_p.gather(-1, labels.unsqueeze(-1)).mean((-2, -1))
 
+    def gradient(self, params: Params, batch: Any = None) -> Params:
+        """Return the gradient of the loss, written out: half the time that autograd takes.
+
+        Half of that time is a softmax over ten numbers in a row; over columns it costs next to
+        nothing, so the outputs are made as (B, 10, m).
+        """
+        if type(self).loss is not Digits.loss or len(params) != 4:  # another loss, another network
+            return super().gradient(params, batch)
+        x, labels = batch
+        hidden = torch.relu(torch.baddbmm(params["bias1"], x, params["weight1"]))
+        logits = torch.baddbmm(params["bias2"].mT, params["weight2"].mT, hidden.mT)
+        true = torch.zeros_like(logits).scatter(1, labels.unsqueeze(1), 1.0)
+        error = (torch.softmax(logits, 1) - true) * (self.loss_scale / labels.shape[-1])
+        back = torch.bmm(error.mT, params["weight2"].mT)
+        back = torch.ops.aten.threshold_backward(back, hidden, 0.0)  # where the unit is on
+        return {
+            "weight1": torch.bmm(x.mT, back),
+            "bias1": back.sum(-2, keepdim=True),
+            "weight2": torch.bmm(error, hidden).mT.contiguous(),
+            "bias2": error.sum(-1).unsqueeze(1),
+        }
+
     def stream(self, seeds: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
         """Return the function from step to minibatch: images (B, m, 64), labels (B, m)."""
+        return self._stream(seeds, data.digits()[0])
+
+    def _stream(self, seeds: Tensor, images: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """The minibatches, of the digits in whatever form they are given, (1797, ...)."""
         unique, cell = np.unique(seeds.tolist(), return_inverse=True)
         splits = [self._split(int(seed)) for seed in unique]
-        images = data.digits()[0].to(seeds.device)
+        images = images.to(seeds.device)
         rows = torch.stack([s.train for s in splits]).to(seeds.device)
         labels = torch.stack([s.labels for s in splits]).to(seeds.device)
         member = torch.tensor(cell, device=seeds.device)

@@ -1,8 +1,7 @@
-"""The books of a simulation: which cells still move, where the others are kept, what is seen."""
+"""The grid of a simulation: the settings of every cell, and the state that a step changes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,15 +9,21 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import ThalwegError, quantity
-from thalweg.lab.observe import History, Observer
 from thalweg.lab.problems import Params, Problem
 
 
 class State(NamedTuple):
-    """What a step changes: parameters w and velocities v (no entries without momentum)."""
+    """What a step changes, and what it notes; every tensor has the cells first.
+
+    Attributes:
+        w: Parameters.
+        v: Velocities; no entries without momentum.
+        length: The length of the latest ε under the name ``""``; no entry where it is not kept.
+    """
 
     w: Params
     v: Params
+    length: Params
 
 
 class Grid(NamedTuple):
@@ -36,20 +41,54 @@ class Grid(NamedTuple):
     power: Tensor | float
     seeds: Tensor
 
-    def pick(self, cells: Tensor) -> Grid:
-        """Return the settings of some cells, by index or mask."""
+    def pick(self, cells: Tensor | slice) -> Grid:
+        """Return the settings of some cells, by index, mask or slice."""
         power = self.power if isinstance(self.power, float) else self.power[cells]
         return Grid(self.eta[cells], self.rho[cells], power, self.seeds[cells])
 
 
-def pick(state: State, cells: Tensor) -> State:
-    """Return the state of some cells, by index or mask."""
-    w, v = ({k: t[cells] for k, t in params.items()} for params in state)
-    return State(w, v)
+def pick(state: State, cells: Tensor | slice) -> State:
+    """Return the state of some cells, by index, mask or slice."""
+    return State(*({k: t[cells] for k, t in params.items()} for params in state))
+
+
+def column(value: float | Tensor, like: Tensor) -> Tensor:
+    """One number per cell, shaped so that it multiplies every entry of its cell."""
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value)
+    return value if like.ndim == 1 else value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def minibatches(problem: Problem, batch: Any) -> list[Any]:
+    """Return the minibatches of a step, each of which takes its own ascent.
+
+    Args:
+        problem: Whose stream they come from.
+        batch: A minibatch, ``None`` where there are none, or a list of minibatches.
+
+    Returns:
+        A list of at least one.
+
+    Raises:
+        ThalwegError: If the list is empty.
+    """
+    if isinstance(batch, list):
+        if not batch:
+            raise ThalwegError(
+                f"{type(problem).__name__}.stream() must give at least one minibatch a step, got []"
+            )
+        return batch
+    return [batch]
 
 
 def broadcast(
-    problem: Problem, eta: Any, rho: Any, power: Any, seed: Any, device: torch.device
+    problem: Problem,
+    eta: Any,
+    rho: Any,
+    power: Any,
+    seed: Any,
+    device: torch.device,
+    replay: Tensor | None = None,
 ) -> tuple[tuple[int, ...], Grid]:
     """Return the shape of a grid and its settings, cells in a row.
 
@@ -60,6 +99,7 @@ def broadcast(
         power: Powers, >= 0.
         seed: Whole numbers >= 0.
         device: Where.
+        replay: Lengths, whose shape but for the last axis joins in.
 
     Returns:
         The shape, and the settings.
@@ -81,10 +121,13 @@ def broadcast(
         quantity(name, arrays[name], at_least=0)
     if arrays["seed"].dtype.kind == "f":
         raise ThalwegError(f"seed must be a whole number or an array of them, got {seed!r}")
+    every = {name: a.shape for name, a in arrays.items()}
+    if replay is not None:
+        every["replay without its steps"] = tuple(replay.shape[:-1])
     try:
-        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        shape = np.broadcast_shapes(*every.values())
     except ValueError:
-        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
+        shapes = ", ".join(f"{name} {form}" for name, form in every.items())
         raise ThalwegError(f"shapes must broadcast against each other, got {shapes}") from None
     row = {name: np.broadcast_to(a, shape).reshape(-1) for name, a in arrays.items()}
     cells = {
@@ -101,154 +144,35 @@ def broadcast(
     )
 
 
-class Cells:
-    """The cells of a grid: those in the program, all of them moving, and those that have left it.
+def lengths_of(replay: Any, steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the lengths to be replayed, (..., steps).
 
     Args:
-        problem: The problem.
-        settings: One entry per cell.
-        momentum: Whether there are velocities.
-        ceiling: A cell with a parameter larger than this, or NaN, has diverged.
-        observe: Observers by name.
+        replay: Numbers >= 0, one for each step along the last axis; NaN where a cell had diverged.
+        steps: How many steps there are.
+        dtype: Of the problem.
+        device: Where.
+
+    Returns:
+        A tensor of the same shape.
+
+    Raises:
+        ThalwegError: If there are other things in it than lengths, or not one for each step.
     """
-
-    def __init__(
-        self,
-        problem: Problem,
-        settings: Grid,
-        *,
-        momentum: bool,
-        ceiling: float,
-        observe: Mapping[str, Observer],
-    ) -> None:
-        self.problem, self.settings, self.ceiling = problem, settings, ceiling
-        w = _started(problem, settings.seeds)
-        self.state = State(w, {k: torch.zeros_like(t) for k, t in w.items()} if momentum else {})
-        self.index = torch.arange(len(settings.seeds), device=settings.seeds.device)
-        self.step = 0
-        self.kept = {k: t.clone() for k, t in w.items()}
-        self.steps_run = torch.zeros_like(settings.seeds)
-        self.diverged = torch.zeros_like(settings.seeds, dtype=torch.bool)
-        self._observers, self._records = dict(observe), {}
-        self._seen = problem.observe(w, settings.seeds) if observe else {}
-        for name, value in self._seen.items():
-            _per_cell(f"{type(problem).__name__}.observe()[{name!r}]", value, len(self.index))
-        for name, observer in self._observers.items():
-            if not isinstance(observer, Observer) or observer.quantity not in self._seen:
-                known = ", ".join(self._seen) or "nothing"
-                raise ThalwegError(
-                    f"observer {name!r} must be an Observer of something that "
-                    f"{type(problem).__name__} observes ({known}), got {observer!r}"
-                )
-            self._records[name] = observer.begin(self._seen[observer.quantity])
-
-    def until_look(self) -> int:
-        """Return how many steps there are until an observer wants to look."""
-        waits = [o.every - self.step % o.every for o in self._observers.values()]
-        return min(waits, default=1 << 62)
-
-    def out_of_bounds(self, state: State) -> Tensor:
-        """Return which cells have diverged, (cells,)."""
-        return ~_everywhere(state.w, lambda t: t.abs() <= self.ceiling)  # NaN is not <=
-
-    def at_rest(self, before: State, after: State) -> Tensor:
-        """Return which cells' parameters no longer change by more than a denormal square."""
-        tiny = torch.finfo(self.problem.dtype).tiny ** 0.5
-        changes = {k: t - before.w[k] for k, t in after.w.items()}
-        return _everywhere(changes, lambda t: t.abs() <= tiny)
-
-    def advance(self, state: State, steps: int) -> None:
-        """Take over the state after some more steps, of cells that are all within bounds."""
-        self.state = state
-        self.step += steps
-
-    def leave(self, cells: Tensor, state: State, step: Tensor | int, *, diverged: bool) -> None:
-        """Keep some cells, given by mask, as they are in ``state``; dropping them comes after."""
-        where = self.index[cells]
-        for name, value in state.w.items():
-            self.kept[name][where] = value
-        self.steps_run[where] = step
-        self.diverged[where] = diverged
-        if self._observers:
-            self._see(where, state.w, self.settings.pick(cells).seeds)
-
-    def drop(self, cells: Tensor) -> None:
-        """Take cells, given by mask, out of the program."""
-        self.state, self.index = pick(self.state, ~cells), self.index[~cells]
-        self.settings = self.settings.pick(~cells)
-
-    def look(self) -> None:
-        """Let the observers look whose turn it is."""
-        due = [n for n, o in self._observers.items() if self.step % o.every == 0]
-        if due:
-            self._see(self.index, self.state.w, self.settings.seeds)
-            self._note(due, self.step)
-
-    def finish(self, steps: int) -> dict[str, Tensor]:
-        """Return what the observers kept, the end included; histories of cells at rest go on."""
-        for name, observer in self._observers.items():
-            if isinstance(observer, History):
-                for step in range(self.step + 1, steps + 1):
-                    if step % observer.every == 0:
-                        self._note([name], step)
-            else:
-                self._note([name], steps)
-        return {n: o.finish(self._records[n]) for n, o in self._observers.items()}
-
-    def _see(self, where: Tensor, w: Params, seeds: Tensor) -> None:
-        """Bring what was seen of some cells (indices into the grid) up to date."""
-        for name, value in self.problem.observe(w, seeds).items():
-            if len(where) < len(self.steps_run):
-                every = self._seen[name].clone()  # records may hold the old one
-                every[where] = value
-                value = every
-            self._seen[name] = value
-
-    def _note(self, names: list[str], step: int) -> None:
-        for name in names:
-            observer = self._observers[name]
-            observer.look(self._records[name], self._seen[observer.quantity], step)
-
-
-def _started(problem: Problem, seeds: Tensor) -> Params:
-    """The parameters at the start, once they and the loss are found to have the right forms."""
-    name, cells = type(problem).__name__, len(seeds)
-    w = problem.start(seeds)
-    if not isinstance(w, dict):
+    try:
+        array = np.asarray(replay)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf":
+        raise ThalwegError(f"replay must be an array of numbers, got {replay!r}")
+    if array.ndim == 0 or array.shape[-1] != steps:
         raise ThalwegError(
-            f"{name}.start() must return a dict of tensors by name, got {type(w).__name__}"
+            f"replay must have one length for each of the {steps} steps along its last axis, got "
+            f"shape {array.shape}: pass the lengths of a run of as many steps"
         )
-    for key, value in w.items():
-        if not isinstance(value, Tensor) or value.shape[:1] != (cells,):
-            raise ThalwegError(
-                f"{name}.start()[{key!r}] must be a tensor with the {cells} cells first, got "
-                f"{getattr(value, 'shape', value)!r}"
-            )
-        if value.dtype != problem.dtype:
-            raise ThalwegError(
-                f"{name}.start()[{key!r}] must be of dtype {problem.dtype}, got {value.dtype}: "
-                "make it so, or set the problem's dtype"
-            )
-    if cells:
-        stream = problem.stream(seeds)
-        _per_cell(f"{name}.loss()", problem.loss(w, stream(0) if stream else None), cells)
-    return w
-
-
-def _per_cell(what: str, value: Any, cells: int) -> None:
-    if not isinstance(value, Tensor) or value.shape != (cells,):
+    if not (np.isnan(array) | ((array >= 0) & (array < np.inf))).all():
         raise ThalwegError(
-            f"{what} must be one number per cell, a tensor of shape ({cells},), got "
-            f"{getattr(value, 'shape', value)!r}"
+            "replay must be >= 0 and finite everywhere, or NaN where a cell had diverged, got "
+            f"{np.nanmin(array):g} to {np.nanmax(array):g}"
         )
-
-
-def _everywhere(tensors: Params, condition: Any) -> Tensor:
-    """Whether a condition holds for every entry of a cell, (cells,)."""
-    result: Tensor | None = None
-    for t in tensors.values():
-        verdict = condition(t)
-        cell = verdict if verdict.ndim == 1 else verdict.flatten(1).all(1)
-        result = cell if result is None else result & cell
-    assert result is not None
-    return result
+    return torch.tensor(np.ascontiguousarray(array), dtype=dtype, device=device)

@@ -1,16 +1,12 @@
-"""SAM as it stands on paper, for all the cells of a grid at once.
-
-``Step`` is the whole of it: the gradient here, ε, the gradient uphill, the base step.
-"""
+"""SAM as it stands on paper, for all the cells of a grid at once, as one batched program."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg import parameters
 from thalweg.ascent import Method, check_method
 from thalweg.errors import ThalwegError, number, whole
-from thalweg.lab.grid import Cells, Grid, State, broadcast, pick
+from thalweg.lab.cells import Cells
+from thalweg.lab.grid import broadcast, lengths_of
 from thalweg.lab.observe import Final, Observer
-from thalweg.lab.problems import Params, Problem
+from thalweg.lab.problems import Problem
 from thalweg.lab.progress import progress as bar
+from thalweg.lab.run import after_the_end, run
+from thalweg.lab.step import Base, Step
 
-#: Steps between two looks at which cells still move.
-_STRETCH = 100
 #: Compiling takes five to thirty seconds; a map of fewer cell-steps than this is done before.
 _PAYS = 1_000_000_000
+#: Cells from which on a compiled step is worth waking a second thread for.
+_WAKES = 32_768
 
 Array = np.ndarray[Any, Any]
 
@@ -44,6 +42,9 @@ class Simulation:
         diverged: Whether a cell left every bound.
         steps_run: How many steps a cell took until it diverged, converged, or the end came.
         observed: What the observers kept.
+        lengths: The length of ε at every step, ‖ε_t‖, shape (grid..., steps): on several
+            minibatches their mean; NaN from the step on at which a cell diverged; of a cell at
+            rest the latest. ``None`` unless asked for.
         compiled: Whether the step was compiled.
         seconds: Wall time.
 
@@ -60,40 +61,7 @@ class Simulation:
     observed: dict[str, Array]
     compiled: bool
     seconds: float
-
-
-class Step:
-    """One step of SAM for every cell.
-
-    Args:
-        problem: Gives the gradients.
-        method: Its parts make ε and combine the gradients.
-        momentum: As in torch's SGD.
-        perturb: Whether any rho is above 0.
-    """
-
-    def __init__(self, problem: Problem, method: Method, momentum: float, *, perturb: bool) -> None:
-        self.problem, self.method = problem, method
-        self.momentum, self.perturb = momentum, perturb
-
-    def __call__(self, state: State, settings: Grid, batch: Any) -> State:
-        """Return the state one step later."""
-        w, v = state
-        u = self.problem.gradient(w, batch)
-        if self.perturb:
-            uphill = {k: w[k] + e for k, e in self.epsilon(u, settings).items()}
-            h = self.problem.gradient(uphill, batch)
-            u = dict(zip(w, self.method.combine([*u.values()], [*h.values()]), strict=True))
-        if self.momentum:
-            u = v = {k: u[k] + self.momentum * v[k] for k in w}
-        w = {k: torch.addcmul(w[k], _column(settings.eta, w[k]), u[k], value=-1) for k in w}
-        return State(w, v)
-
-    def epsilon(self, gradient: Params, settings: Grid) -> Params:
-        """Return ε of every cell, made by the same parts that the production form uses."""
-        g = [*gradient.values()]
-        p = self.method.perturbation(g, settings.rho, settings.power, norm=parameters.cell_norms)
-        return {k: _column(p.factor, d) * d for k, d in zip(gradient, p.direction, strict=True)}
+    lengths: Array | None = None
 
 
 def simulate(
@@ -106,6 +74,11 @@ def simulate(
     steps: int,
     seed: Any = 0,
     momentum: float | None = None,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    lengths: bool = False,
+    replay: Any = None,
     observe: Mapping[str, Observer] | None = None,
     device: str | torch.device | None = None,
     compile: bool | None = None,
@@ -116,6 +89,8 @@ def simulate(
 
     ``eta``, ``rho``, ``power`` and ``seed`` broadcast against each other; the result has their
     common shape. A cell that diverges or converges is frozen, and costs nothing soon after.
+    Where the problem's stream gives a list of minibatches for a step, each takes its own ascent
+    and the SAM gradients are averaged: m-SAM.
 
     Args:
         problem: The loss with its start.
@@ -126,6 +101,14 @@ def simulate(
         steps: How many steps, the same for every cell.
         seed: Seeds, for problems that draw something.
         momentum: As in torch's SGD; the problem's own if ``None``.
+        nesterov: As in torch's SGD.
+        weight_decay: As in torch's SGD: added to the SAM gradient. ε is made without it.
+        decoupled: Multiply w by 1 - eta·weight_decay before the step instead, as AdamW does.
+        lengths: Whether to keep the length of every ε.
+        replay: The lengths of ε, instead of those that ``rho`` and ``power`` would give: an array
+            whose last axis is the steps, such as ``lengths`` of another run. The rest of its
+            shape broadcasts with the grid. NaN ends a cell as diverged; the cap of ``method``
+            stays in force.
         observe: Observers by the name under which the result lists them; the final value of every
             quantity of the problem if ``None``.
         device: Where; the CPU if ``None``.
@@ -178,23 +161,50 @@ def simulate(
         raise ThalwegError(
             f"device must be one that torch can use, got {device!r}: {cause}"
         ) from None
+    kept = None if replay is None else lengths_of(replay, steps, problem.dtype, where)
     shape, settings = broadcast(
-        problem, problem.eta if eta is None else eta, rho, power, seed, where
+        problem, problem.eta if eta is None else eta, rho, power, seed, where, kept
     )
-    beta = number("momentum", problem.momentum if momentum is None else momentum, at_least=0)
+    if kept is not None:  # a length is a rho at power 1
+        settings = settings._replace(power=1.0)
+        kept = kept.expand(*shape, steps).reshape(-1, steps).T.contiguous()
+    beta = problem.momentum if momentum is None else momentum
+    base = Base(beta, nesterov, weight_decay, decoupled)
     bound = torch.finfo(problem.dtype).max ** 0.25
     bound = number("ceiling", bound if ceiling is None else ceiling, above=0)
-    step = Step(problem, method, beta, perturb=bool((settings.rho > 0).any()))
+    perturb = kept is not None or bool((settings.rho > 0).any())
+    step = Step(problem, method, base, perturb=perturb, lengths=lengths)
     if compile is None:
         compile = problem.elementwise and len(settings.eta) * steps >= _PAYS and has_compiler()
     label = type(problem).__name__ if progress is None else progress
     with torch.no_grad():
         if observe is None:
             observe = {q: Final(q, every=max(steps, 1)) for q in problem.quantities}
-        cells = Cells(problem, settings, momentum=beta > 0, ceiling=bound, observe=observe)
-        one = problem.elementwise and _threads_sleep()
-        with bar(label, steps) as tell, _threads(1 if one else torch.get_num_threads()):
-            _run(cells, step, steps, tell, compile=compile)
+        cells = Cells(
+            problem,
+            settings,
+            momentum=base.momentum > 0,
+            lengths=lengths,
+            ceiling=bound,
+            observe=observe,
+        )
+        noted = settings.eta.new_zeros(steps, len(settings.eta)) if lengths else None
+        many = torch.get_num_threads()
+        # An operation on single numbers is for one thread: waking another outlasts it. The others
+        # have blocks of cells of their own.
+        one = problem.elementwise and not (compile and len(settings.eta) >= _WAKES)
+        blocks = many if one and not compile and where.type == "cpu" else 1
+        with bar(label, steps) as tell, _threads(1 if one else many):
+            run(
+                cells,
+                step,
+                steps,
+                tell,
+                compile=compile,
+                threads=blocks,
+                replay=kept,
+                lengths=noted,
+            )
         everything = torch.ones_like(cells.index, dtype=torch.bool)
         cells.leave(everything, cells.state, cells.step, diverged=False)
         observed = cells.finish(steps)
@@ -211,77 +221,13 @@ def simulate(
         observed={k: shaped(t) for k, t in observed.items()},
         compiled=compile,
         seconds=time.perf_counter() - clock,
+        lengths=None if noted is None else shaped(after_the_end(noted, cells).T),
     )
-
-
-def _run(
-    cells: Cells, step: Step, steps: int, tell: Callable[[int], None], *, compile: bool
-) -> None:
-    """Run the cells in stretches of steps, and look after each which of them still move.
-
-    A step is nothing but arithmetic. A cell that is found out of bounds after a stretch is run
-    again from the stretch's beginning, alone, to find the step at which it left them.
-    """
-    advance: Callable[[State, Grid, Any], State] = step
-    if compile:
-        advance = torch.compile(step, dynamic=True)
-    stream = cells.problem.stream(cells.settings.seeds)
-    # Once a large block has been freed, the C library keeps what later operations free. Until then
-    # it may give every temporary back to the system, and fetch it again page by page.
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-    while cells.step < steps and len(cells.index):
-        stretch = min(_STRETCH, steps - cells.step, cells.until_look())
-        before = previous = after = cells.state
-        for t in range(cells.step, cells.step + stretch):
-            previous, after = after, advance(after, cells.settings, stream(t) if stream else None)
-        left = cells.out_of_bounds(after)
-        rest = torch.zeros_like(left) if stream else cells.at_rest(previous, after) & ~left
-        if bool(left.any()):
-            _trace(cells, step, left, pick(before, left), stretch)
-        cells.advance(after, stretch)
-        if bool(rest.any()):
-            cells.leave(rest, pick(after, rest), cells.step, diverged=False)
-        if bool((left | rest).any()):
-            cells.drop(left | rest)
-            if stream and len(cells.index):
-                stream = cells.problem.stream(cells.settings.seeds)
-        cells.look()
-        tell(cells.step)
-
-
-def _trace(cells: Cells, step: Step, left: Tensor, state: State, stretch: int) -> None:
-    """Follow cells that leave their bounds within a stretch; keep the last state within."""
-    settings = cells.settings.pick(left)
-    stream = cells.problem.stream(settings.seeds)
-    inside = torch.ones_like(settings.seeds, dtype=torch.bool)
-    taken = torch.full_like(settings.seeds, cells.step)
-    for t in range(cells.step, cells.step + stretch):
-        after = step(state, settings, stream(t) if stream else None)
-        inside = inside & ~cells.out_of_bounds(after)
-        taken += inside
-        state = State(
-            *(
-                {k: torch.where(_column(inside, t), t, old[k]) for k, t in new.items()}
-                for new, old in zip(after, state, strict=True)
-            )
-        )
-    cells.leave(left, state, taken, diverged=True)
 
 
 def has_compiler() -> bool:
     """Return whether torch.compile finds what it needs to compile for the CPU."""
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-
-
-def _column(value: float | Tensor, like: Tensor) -> Tensor:
-    """One number per cell, shaped so that it multiplies every entry of its cell."""
-    return torch.as_tensor(value).reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _threads_sleep() -> bool:
-    """Whether torch's threads sleep between operations: waking one outlasts short arithmetic."""
-    passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
-    return passive and os.environ.get("GOMP_SPINCOUNT", "0") == "0"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What the two claims about real digits rest on: the same trainings, scored the same way."""
+"""The trainings behind the claim about real digits, and how they are scored."""
 
 from __future__ import annotations
 
@@ -32,15 +32,6 @@ class Scores:
         """The value picked on validation for each task, by index."""
         return np.asarray(self.validation[:, :, seeds].mean(2).argmax(1))
 
-    def common(self, seeds: Array) -> int:
-        """The one value picked on the validation of all tasks together."""
-        return int(self.validation[:, :, seeds].mean((0, 2)).argmax())
-
-    def others(self, seeds: Array) -> Array:
-        """For each task the value picked on the validation of all the others."""
-        mean = self.validation[:, :, seeds].mean(2)
-        return np.asarray(((mean.sum(0) - mean) / (len(mean) - 1)).argmax(1))
-
     def points(self, which: Any, seeds: Array) -> Array:
         """Test accuracy of each task at the values ``which``, in points: (tasks,)."""
         return np.asarray(100 * self.test[np.arange(len(self.test)), which][:, seeds].mean(1))
@@ -66,7 +57,7 @@ class Runs:
 
 
 def train(settings: Settings) -> Runs:
-    """Train every network of the two digit claims, once for the same settings."""
+    """Train every network of the claim, once for the same settings."""
     return _train(json.dumps(settings, sort_keys=True))
 
 
@@ -184,7 +175,7 @@ def difference(
 SETTINGS: Settings = {
     "noise": [0.0, 0.3],
     "task": {"n_train": 600, "batch_size": 64, "eta": 0.05, "momentum": 0.9, "width": 32},
-    "seeds": 10,
+    "seeds": 6,
     "steps": 600,
     "powers": [0.0, 1.0, 2.0],
     "max_norm": {"2.0": 1.0},
@@ -195,4 +186,5 @@ SETTINGS: Settings = {
     "look": 20,
     "bootstrap": 2000,
 }
-QUICK: Settings = {"seeds": 8, "steps": 300, "decade": 0.3, "bootstrap": 500}
+QUICK: Settings = {"seeds": 5, "steps": 300, "decade": 0.3, "look": 60, "bootstrap": 500}
+FULL: Settings = {"seeds": 20}

@@ -1,0 +1,289 @@
+"""Robustness on real data: the endpoint, the two-stage grid, and a SAM that is spoiled."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats as scipy_stats
+
+from thalweg.ascent import Method
+from thalweg.lab import Digits
+from thalweg.lab.claims import robust_runs as runs_room
+from thalweg.lab.claims import robust_stats as stats
+from thalweg.lab.claims.robust_runs import Curve, Rival, Runs
+from thalweg.lab.claims.robustness import CLAIM, SAM
+
+SEEDS = 4
+EQUAL = stats.weights(SEEDS, 1)[:1]
+
+
+def curve(validation, test=None, at=None, length=None):
+    """Scores that are the same for every seed but for ± .01."""
+    spread = np.tile([-0.01, 0.01], SEEDS // 2)
+    at = tuple(at or range(len(validation)))
+    size = np.repeat(10 ** (np.array(at) / 10), SEEDS).reshape(-1, SEEDS)
+    size = size if length is None else np.repeat(length, SEEDS).reshape(-1, SEEDS)
+    both = [np.array(a)[:, None] + spread for a in (validation, test or validation)]
+    return Curve(at, *both, size, size**2, size)
+
+
+def study(validation, test=None, sgd=0.4, at=None):
+    """A study of one method, called SAM, with these scores of every task."""
+    every = [curve(v, t, at) for v, t in zip(validation, test or validation, strict=True)]
+    pair = (np.full((1, SEEDS), sgd), np.full((1, SEEDS), sgd))
+    rival = Rival(pair, pair, pair, pair)
+    names = tuple(f"task {t}" for t in range(len(every)))
+    return Runs(names, SEEDS, {SAM: tuple(every)}, {SAM: every[0].at}, (rival,) * len(every), 0)
+
+
+#: Task 0 is best at radius 0, tasks 1 and 2 at radius 2; radius 1 is the best compromise.
+VALIDATION = [[0.9, 0.85, 0.2], [0.5, 0.7, 0.75], [0.5, 0.8, 0.85]]
+TEST = [[0.80, 0.70, 0.60], [0.50, 0.60, 0.70], [0.30, 0.40, 0.45]]
+
+
+def test_the_rho_of_a_task_is_picked_on_its_validation_or_on_all_the_others():
+    study_ = study(VALIDATION, TEST)
+    own, moved = (rule(study_, SAM, EQUAL) for rule in (stats.tuned, stats.transferred))
+    assert own.at.tolist() == [[0, 2, 2]]
+    np.testing.assert_allclose(own.points, [[80, 70, 45]])
+    # without task 0: 1.0, 1.5, 1.6; without task 1: 1.4, 1.65, 1.05; without task 2: 1.4, 1.55, .95
+    assert moved.at.tolist() == [[2, 1, 1]]
+    np.testing.assert_allclose(moved.points, [[60, 60, 40]])
+
+
+def test_a_value_that_only_one_task_was_trained_at_is_picked_by_that_task_alone():
+    study_ = study(VALIDATION, TEST, at=[0, 3, 6])
+    extra = curve([0.99], [0.9], [1])
+    mine = study_.curves[SAM][0].joined(extra)
+    assert mine.at == (0, 1, 3, 6)
+    assert mine.best == 1
+    study_ = dataclasses.replace(study_, curves={SAM: (mine, *study_.curves[SAM][1:])})
+    assert stats.tuned(study_, SAM, EQUAL).at.tolist() == [[1, 6, 6]]
+    assert stats.transferred(study_, SAM, EQUAL).at.tolist() == [[6, 3, 3]]
+
+
+def test_a_pick_follows_the_seeds_that_are_drawn():
+    validation = np.array([[0.9, 0.1, 0.9, 0.1], [0.5] * 4, [0.1, 0.95, 0.1, 0.95]])
+    one = Curve((0, 1, 2), *[validation] * 5)
+    pair = (np.zeros((1, SEEDS)),) * 2
+    study_ = Runs(("a",), SEEDS, {SAM: (one,)}, {SAM: (0, 1, 2)}, (Rival(*[pair] * 4),), 0)
+    w = np.array([[0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [0.25] * 4])
+    found = stats.tuned(study_, SAM, w)
+    assert found.at[:, 0].tolist() == [0, 2, 2]
+    np.testing.assert_allclose(found.points[:, 0], [90, 95, 52.5])
+
+
+def test_sgd_is_picked_on_validation_too():
+    validation = np.array([[0.5] * SEEDS, [0.7] * SEEDS])
+    test = np.array([[0.9] * SEEDS, [0.6] * SEEDS])
+    study_ = dataclasses.replace(study(VALIDATION), rivals=(Rival(*[(validation, test)] * 4),) * 3)
+    np.testing.assert_allclose(stats.rival(study_, "stopped", EQUAL), [[60] * 3])
+
+
+def test_intervals():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(SEEDS, 30)) + 1
+    w = stats.weights(SEEDS, 4000)
+    found = stats.mean(w @ values)
+    row = values.mean(0)
+    expected = scipy_stats.ttest_1samp(row, 0)
+    low, high = expected.confidence_interval()
+    assert [found.value - found.half, found.value + found.half] == pytest.approx([low, high])
+    assert found.p_value == pytest.approx(expected.pvalue)
+    # over seeds: the means of four numbers, drawn anew
+    spread = values.mean(1).std() / SEEDS**0.5
+    assert found.high - found.low == pytest.approx(3.92 * spread, rel=0.15)
+    assert stats.mean(np.zeros((3, 5))).p_value == 1.0
+    assert stats.mean(np.ones((3, 5))).p_value == 0.0
+    assert math.isinf(stats.mean(np.ones((3, 1))).half)
+
+
+def test_holm():
+    assert stats.holm([0.01, 0.04, 0.03, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.2])
+    assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_how_far_the_best_may_be_missed():
+    # gains over SGD at .4: 0, .2, .4, .1, -.3: half of the best at 1 and at 2⅔; SGD's at 3¼
+    at = [0, 10, 20, 30, 40]
+    one = curve([0.4, 0.6, 0.8, 0.5, 0.1], at=at)
+    rival = study([[0.4]]).rivals[0]
+    shape = stats.shape(one, rival)
+    assert shape.width["ρ"] == pytest.approx(2 + 2 / 3 - 1)
+    assert shape.cliff["ρ"] == pytest.approx(1.25)
+    # the same values of ρ, but ‖ε‖ only grows half as fast
+    slow = curve([0.4, 0.6, 0.8, 0.5, 0.1], at=at, length=10 ** (np.array(at) / 20))
+    assert stats.shape(slow, rival).width["mean ‖ε‖"] == pytest.approx((2 + 2 / 3 - 1) / 2)
+    # a grid that ends first has no width
+    assert stats.shape(one.only(at[:3]), rival) == stats.Shape({}, {})
+
+
+def test_how_far_apart_the_best_are():
+    study_ = study([[0.9, 0.5, 0.5], [0.5, 0.5, 0.9]], at=[0, 10, 20])
+    found = stats.scatter(study_, SAM, EQUAL, [0, 1])
+    assert found["ρ"][0] == pytest.approx(2**0.5)  # sd of 0 and 2 decades
+    assert found["predicted rise"][0] == pytest.approx(2 * 2**0.5)
+
+
+def test_tasks_gain_where_the_interval_says_so():
+    w = stats.weights(SEEDS, 200)
+    assert stats.gains(study([[0.5, 0.3], [0.3, 0.3], [0.401, 0.3]]), SAM, w) == [0]
+
+
+def test_accuracy_at_a_length():
+    study_ = study([[0.2, 0.6, 0.4], [0.4, 0.8, 0.2]], at=[0, 10, 20])
+    assert stats.at_length(study_, SAM, [0, 1], 10**0.5) == pytest.approx(0.5)
+    assert stats.at_length(study_, SAM, [0], 10**0.5) == pytest.approx(0.4)
+    assert stats.at_length(study_, SAM, [0, 1], 0.5) is None
+    assert stats.at_length(study_, SAM, [0, 1], 200) is None
+
+
+def peak(best, floor=0.4):
+    """A task whose accuracy falls off on both sides of a best value, to SGD's and below it."""
+
+    def run(at):
+        far = [k - best for k in at]
+        height = [floor + 0.3 - 0.02 * abs(d) if d <= 0 else 0.7 - 0.1 * d for d in far]
+        return curve(
+            [max(h, floor if d < 0 else 0) for h, d in zip(height, far, strict=True)], at=at
+        )
+
+    return lambda at: run(sorted(at))
+
+
+GRID = {"extend": 4, "gain": 0.01, "fine": 2}
+
+
+def test_the_grid_grows_until_the_ends_are_worse_than_sgd():
+    runs = [peak(-7), peak(-7), peak(7)]
+    curves, common = runs_room._two_stages(runs, range(-3, 4, 3), [0.4] * 3, GRID)
+    assert {-9, -6, 6, 9} <= set(common)
+    # the fine grid found them between two values of the coarse one
+    assert [c.best for c in curves] == [-7, -7, 7]
+    for c in curves:
+        assert c.validation[-1].mean() < 0.4
+        assert set(common) <= set(c.at)
+    # the fine values around a task's own pick are its own; those around the common one are shared
+    assert 8 in curves[2].at
+    assert 8 not in common
+
+
+def test_a_task_without_a_gain_does_not_ask_for_smaller_rho():
+    def flat(at):
+        return curve([0.4 if k < 3 else 0.1 for k in sorted(at)], at=sorted(at))
+
+    _, common = runs_room._two_stages([flat], range(-3, 4, 3), [0.4], {**GRID, "fine": 0})
+    assert min(common) == -3
+
+
+def test_what_a_cap_never_touched_is_not_trained_again(monkeypatch):
+    settings = {"seeds": 2, "steps": 3, "looks": 1}
+    task, at = Digits(n_train=64, batch_size=32, width=4), (-30, -20, 10)
+    free = runs_room._points(task, Method(power=2, max_norm=math.inf), settings, "", None, at)
+    assert free.most[-1].max() > 1 > free.most[1].max()
+    capped = Method(power=2, max_norm=1.0)
+    alone = runs_room._points(task, capped, settings, "", None, at)
+    trained = []
+    simulate = runs_room.simulate
+    monkeypatch.setattr(
+        runs_room, "simulate", lambda p, **k: trained.append(k["rho"].size) or simulate(p, **k)
+    )
+    found = runs_room._points(task, capped, settings, "", free, at)
+    assert trained == [1]
+    assert found.at == alone.at == at
+    for a, b in zip(found.arrays, alone.arrays, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    assert found.most.max() <= 1.0 + 1e-6
+
+
+def test_lengths_and_rises_are_those_of_the_training():
+    settings = {"seeds": 2, "steps": 40, "looks": 40}
+    task = Digits(n_train=200, batch_size=50, width=8, loss_scale=4.0, eta=0.0125)
+    usam, sam = (
+        runs_room._points(task, Method(power=p), settings, "", None, [-10, -7]) for p in (0.0, 1.0)
+    )
+    np.testing.assert_allclose(sam.length[:, 0], [0.1, 10**-0.7], rtol=1e-5)
+    # ρ‖g‖² over (ρ‖g‖)²/ρ: the looks at ‖g‖, on other minibatches, see what the steps saw
+    ratio = usam.rise[0] * 0.1 / usam.length[0] ** 2
+    assert (usam.length[0] > 0.2).all()  # ‖g‖ is far from 1: no power of it passes for another
+    assert (abs(ratio - 1) < 0.25).all()
+
+
+def control():
+    """Two loud tasks and a quiet one: USAM's ρ cannot carry over, SAM's does, by an identity."""
+    plain = {"n_train": 200, "width": 16, "label_noise": 0.5, "eta": 0.05, "batch_size": 40}
+    quiet = {**plain, "eta": 0.05 * 16, "loss_scale": 1 / 16}
+    return {
+        **CLAIM.settings,
+        "tasks": [
+            ["a", "perceptron", plain],
+            ["b", "perceptron", quiet],
+            ["c", "perceptron", quiet],
+        ],
+        "methods": [[0.0, None, -12, 9], [1.0, None, -12, 9]],
+        "seeds": 3,
+        "steps": 200,
+        "fine": 0,
+        "extend": 0,
+        "look": 100,
+        "looks": 2,
+        "eta": [0, 1],
+        "bootstrap": 100,
+    }
+
+
+def measured():
+    runs_room._train.cache_clear()
+    evidence = CLAIM.measure(control())
+    _, over_seeds, gain = (c.holds for c in evidence.checks if c.decides)
+    return evidence, over_seeds, gain
+
+
+def test_a_difference_that_is_there_is_found():
+    evidence, over_seeds, gain = measured()
+    assert over_seeds is True
+    assert gain is True
+    assert "Over 3 tasks and 3 seeds" in evidence.found
+    assert all(c.predicted and c.measured and c.tolerance for c in evidence.checks)
+    assert all(axes.layers for chart in evidence.charts for axes in chart.axes)
+    assert evidence.runs == 3 * 3 * (8 + 8 + 1)
+
+
+PERTURBATION = Method.perturbation
+
+
+def no_rho(self, gradient, rho, *args, **kwargs):
+    return PERTURBATION(self, gradient, 0 * rho, *args, **kwargs)
+
+
+def other_sign(self, *args, **kwargs):
+    p = PERTURBATION(self, *args, **kwargs)
+    return p._replace(factor=-p.factor)
+
+
+def always_normalized(self, gradient, rho, power=None, **kwargs):
+    return PERTURBATION(self, gradient, rho, 1.0, **kwargs)
+
+
+def never_normalized(self, gradient, rho, power=None, **kwargs):
+    return PERTURBATION(self, gradient, rho, 0.0, **kwargs)
+
+
+@pytest.mark.parametrize("spoil", [no_rho, other_sign, always_normalized, never_normalized])
+def test_a_spoiled_sam_is_noticed(monkeypatch, spoil):
+    monkeypatch.setattr(Method, "perturbation", spoil)
+    evidence, over_seeds, gain = measured()
+    assert (over_seeds, gain) != (True, True)
+    if spoil is no_rho:
+        assert evidence.verdict == "does not hold"
+
+
+def test_the_looks_leave_the_training_alone():
+    task = Digits(n_train=200, batch_size=50, width=8)
+    settings = {"seeds": 2, "steps": 30, "looks": 3}
+    watched = runs_room._points(task, Method(), settings, "", None, [-10])
+    plain = runs_room.simulate(task, rho=0.1, steps=30, seed=np.arange(2), compile=False)
+    np.testing.assert_allclose(watched.test[0], plain.observed["test_accuracy"])
+    assert torch.get_default_dtype() is torch.float32
