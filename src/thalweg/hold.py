@@ -132,7 +132,7 @@ class Weights:
                 self._backup[p].copy_(own)
                 del self._backup[p]
                 self._known = []
-        self._away, self._elsewhere = [], []
+        self._away, self._back, self._elsewhere = [], [], []
         torch.clear_autocast_cache()
         if self._sharded:
             sharded.reshard(self._model)
@@ -150,6 +150,7 @@ class Weights:
         self.restore()
         self._backup.clear()
         self._known, self._forms, self._copies = [], [], []
+        self._large = set()
 
     def _room(self, moving: list[Tensor]) -> None:
         """Make room for a copy of each parameter, kept from step to step."""

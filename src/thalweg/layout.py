@@ -173,9 +173,9 @@ def pieces(*lists: Sequence[Tensor]) -> Iterator[tuple[Kind, list[Tensor]]]:
         ValueError: If the lists are not of one length.
 
     Example:
-        >>> [(_, (a, b))] = pieces([torch.zeros(2), torch.zeros(1)], [torch.ones(2), torch.ones(1)])
-        >>> a, b
-        (tensor([0., 0., 0.]), tensor([1., 1., 1.]))
+        >>> [(_, (a, b))] = pieces([torch.zeros(2)] * 50, [torch.ones(2)] * 50)
+        >>> a.shape, float(b.sum())
+        (torch.Size([100]), 100.0)
     """
     if len({len(tensors) for tensors in lists}) > 1:
         raise ValueError(f"lists must be of one length, got {[len(tensors) for tensors in lists]}")

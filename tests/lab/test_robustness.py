@@ -196,6 +196,10 @@ def test_what_a_cap_never_touched_is_not_trained_again(monkeypatch):
     for a, b in zip(found.arrays, alone.arrays, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
     assert found.most.max() <= 1.0 + 1e-6
+    # one seed at the cap is enough
+    most = np.array([[0.1, 0.1], [0.1, 2.0], [2.0, 2.0]])
+    runs_room._points(task, capped, settings, "", dataclasses.replace(free, most=most), at)
+    assert trained == [1, 2]
 
 
 def test_lengths_and_rises_are_those_of_the_training():

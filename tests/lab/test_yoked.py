@@ -52,7 +52,7 @@ def test_lengths_alone_give_usams_accuracy():
     evidence, found = measured()
     assert found[0] is True
     assert found[2] is True
-    assert "SAM that replays" in evidence.found
+    assert "(1 tasks, 4 seeds" in evidence.found
     assert all(c.predicted and c.measured and c.tolerance for c in evidence.checks)
     assert all(axes.layers for chart in evidence.charts for axes in chart.axes)
 

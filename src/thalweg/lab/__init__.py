@@ -1,6 +1,7 @@
 """The laboratory: problems, and SAM as it stands on paper, for whole grids of settings at once."""
 
 from thalweg.lab.convex import Bowls, LateMaximum, RandomBowls
+from thalweg.lab.convnet import DigitsConv
 from thalweg.lab.digits import Digits
 from thalweg.lab.logistic import Logistic
 from thalweg.lab.micro import MicroDigits, NoisyLogistic
@@ -21,6 +22,7 @@ __all__ = [
     "Bend",
     "Bowls",
     "Digits",
+    "DigitsConv",
     "Final",
     "FirstPassage",
     "History",

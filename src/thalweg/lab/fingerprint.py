@@ -58,8 +58,10 @@ def _imports(module: str) -> tuple[str, ...]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.append(node.module)
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [name for name in inside if name.startswith("thalweg.") and _path(name)]
+            # Of a package whose modules alone are named, the rest does not matter.
+            names += modules if len(modules) == len(inside) else [*modules, node.module]
     # The root resolves its names lazily: whoever imports from it imports the module that is named.
     homes = sys.modules["thalweg"]._HOMES
     names = [homes.get(n.removeprefix("thalweg."), n) for n in names]

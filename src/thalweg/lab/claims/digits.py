@@ -156,5 +156,6 @@ CLAIM = Claim(
     settings=SETTINGS,
     quick=QUICK,
     full=FULL,
+    takes=(5.0, 21.0, 70.0),
     needs="scikit-learn's digits",
 )

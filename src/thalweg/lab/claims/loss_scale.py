@@ -22,18 +22,20 @@ def measure(settings: Settings) -> Evidence:
     scale = settings["scale"]
     checks: list[Check] = []
     axes: list[Axes] = []
+    seen: list[float] = []
+    unseen: list[float] = []
+    left: list[float] = []
     for name, eta, rhos, steps in settings["problems"]:
         plain, scaled = _problem(name, settings, 1.0), _problem(name, settings, scale)
         for power, rho in zip(settings["powers"], rhos, strict=True):
             one = _run(plain, eta, rho, power, steps)
             same = _run(scaled, eta / scale, rho, power, steps)
             mended = theory.rho_for_loss_scale(rho, scale, power)
-            checks += _compare(
-                name,
-                power,
-                _apart(one, same),
-                _apart(one, _run(scaled, eta / scale, mended, power, steps)),
-            )
+            apart = _apart(one, same)
+            after = _apart(one, _run(scaled, eta / scale, mended, power, steps))
+            checks += _compare(name, power, apart, after)
+            (unseen if power == 1 else seen).append(apart)
+            left.append(after)
             if power == 1 and name != "digits":
                 checks.append(_to_rounding(name, settings, eta, rho, steps, one))
             if name == "single neuron":
@@ -52,6 +54,11 @@ def measure(settings: Settings) -> Evidence:
         runs=3 * len(settings["problems"]) * len(settings["powers"]) + 2,
         seeds=[0],
         dtype="float64, and float32 for the network",
+        found=(
+            f"{scale:g} times the loss, on {len(unseen)} problems: at p = 1 the ends are "
+            f"{max(unseen):.2g} of ‖w‖ apart, at every other power at least {min(seen):.2g}, and "
+            f"{max(left):.2g} with ρ·c^(p−1)."
+        ),
     )
 
 
@@ -162,6 +169,9 @@ CLAIM = Claim(
     source="Derived here; it is exact.",
     expected="holds",
     because="g/‖g‖ does not change when g is multiplied by a number; g/‖g‖^p does, by c^(1−p).",
+    derived="The same path for c times the loss needs η/c and ρ·c^(p−1).",
+    takes=(1, 3, 3),
+    needs="scikit-learn's digits",
     measure=measure,
     settings=_SETTINGS,
     quick={

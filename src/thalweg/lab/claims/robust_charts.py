@@ -9,6 +9,7 @@ import numpy as np
 import thalweg.lab.claims.robust_stats as stats
 from thalweg.lab.claims.claim import Settings
 from thalweg.lab.claims.robust_runs import Runs
+from thalweg.lab.claims.robust_tasks import noisy
 from thalweg.results import Axes, Chart, Line
 from thalweg.results.record import Role
 
@@ -77,8 +78,7 @@ def gains(runs: Runs, w: Array) -> Chart:
 
 def curves(settings: Settings, runs: Runs) -> Chart:
     """Return test accuracy, mean over the tasks with wrong labels, over three sizes of ε."""
-    rows = enumerate(settings["tasks"])
-    noisy = [t for t, (_, _, arguments) in rows if arguments.get("label_noise")]
+    wrong = noisy(settings)
     labels = ("ρ", "mean ‖ε‖ along the training", "mean predicted rise ‖ε‖·‖g‖")
     axes = []
     for unit in range(3):
@@ -87,7 +87,7 @@ def curves(settings: Settings, runs: Runs) -> Chart:
             power, capped = _parts(title)
             if capped:
                 continue
-            on = [every[t].only(runs.common[title]) for t in noisy]
+            on = [every[t].only(runs.common[title]) for t in wrong]
             sizes = (
                 10 ** (np.array(on[0].at) / 10),
                 _middle([c.length.mean(1) for c in on]),
@@ -102,7 +102,7 @@ def curves(settings: Settings, runs: Runs) -> Chart:
                     points="both",
                 )
             )
-        own = float(np.mean([runs.rivals[t].own[1].mean() for t in noisy]))
+        own = float(np.mean([runs.rivals[t].own[1].mean() for t in wrong]))
         ends = [min(min(line.x) for line in lines), max(max(line.x) for line in lines)]
         lines.append(Line(ends, [own, own], "SGD", "gd", dash=True))
         axes.append(
@@ -111,6 +111,6 @@ def curves(settings: Settings, runs: Runs) -> Chart:
     return Chart(
         axes,
         f"Test accuracy over the size of the perturbation in three units, mean over the "
-        f"{len(noisy)} tasks with wrong labels. Up to the cliff, all powers lie on one curve over "
-        "the mean length of ε; a task's best lies close to where accuracy collapses.",
+        f"{len(wrong)} tasks with wrong labels. Short perturbations of one mean length do the same "
+        "at every power; the best lies close to the cliff where some task collapses.",
     )

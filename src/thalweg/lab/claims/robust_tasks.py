@@ -23,6 +23,12 @@ def label(power: float, cap: float | None) -> str:
     return f"p = {power:g}" + (f", ‖ε‖ ≤ {cap:g}" if cap is not None else "")
 
 
+def noisy(settings: Settings) -> list[int]:
+    """Return the tasks with wrong labels."""
+    rows = enumerate(settings["tasks"])
+    return [t for t, (_, _, arguments) in rows if arguments.get("label_noise")]
+
+
 _NOISY: Settings = {"label_noise": 0.3}
 #: Name, kind and arguments; what is not told is as in :class:`thalweg.lab.Digits`.
 TASKS: list[list[Any]] = [

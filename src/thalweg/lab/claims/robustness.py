@@ -10,7 +10,7 @@ import thalweg.lab.claims.robust_charts as charts
 import thalweg.lab.claims.robust_stats as stats
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.claims.robust_runs import Runs, train
-from thalweg.lab.claims.robust_tasks import METHODS, SETTINGS, STANDARD, TASKS, label
+from thalweg.lab.claims.robust_tasks import METHODS, SETTINGS, STANDARD, TASKS, label, noisy
 from thalweg.results import Check
 
 Array = np.ndarray[Any, Any]
@@ -192,12 +192,6 @@ def _rivals(own: dict[str, stats.Picked], sgd: dict[str, Array]) -> list[Check]:
     ]
 
 
-def noisy(settings: Settings) -> list[int]:
-    """Return the tasks with wrong labels."""
-    rows = enumerate(settings["tasks"])
-    return [t for t, (_, _, arguments) in rows if arguments.get("label_noise")]
-
-
 def _matched(settings: Settings, runs: Runs) -> list[Check]:
     """Accuracy of every power at the same mean length of ε."""
     checks = []
@@ -283,7 +277,12 @@ CLAIM = Claim(
     ),
     expected="open",
     quick_expected="open",
-    because="",
+    because=(
+        "Fifteen tasks with 10 seeds (full) give -4.9 points: over seeds the interval excludes 0, "
+        "over tasks (± 8.7) it does not. In one task, batches of 16, USAM collapses (-61 points); "
+        "the other 14 give -0.9 ± 1.0. Twelve tasks with 3 seeds (standard) give -2.4 ± 2.6: there "
+        "SAM collapses in that task, too. Tuned for each task, no power is shown to be better."
+    ),
     measure=measure,
     settings={**SETTINGS, "tasks": TASKS[:12], "methods": STANDARD, "seeds": 3},
     quick={
@@ -295,5 +294,6 @@ CLAIM = Claim(
         "bootstrap": 500,
     },
     full={"tasks": TASKS, "methods": METHODS, "seeds": 10},
+    takes=(3.0, 90.0, 720.0),
     needs="scikit-learn's digits",
 )

@@ -88,20 +88,10 @@ def measure(settings: Settings) -> Evidence:
     ]:
         checks.append(Check(what, "none made", _text(value), "none", None, decides=False))
     gone = sum(t.diverged for t in tasks)
-    checks.append(
-        Check(
-            "USAM's best ρ, by task",
-            "none made",
-            ", ".join(
-                f"{name} {at[t.best]:.2g}"
-                for (name, *_), t in zip(settings["tasks"], tasks, strict=True)
-            )
-            + f"; {gone} of USAM's networks diverged",
-            "none",
-            None,
-            decides=False,
-        )
-    )
+    pairs = zip(settings["tasks"], tasks, strict=True)
+    best = ", ".join(f"{name} {at[t.best]:.2g}" for (name, *_), t in pairs)
+    text = f"{best}; {gone} of USAM's networks diverged"
+    checks.append(Check("USAM's best ρ, by task", "none made", text, "none", None, decides=False))
     return Evidence(
         checks=checks,
         charts=_charts(settings, tasks, at),
@@ -109,11 +99,11 @@ def measure(settings: Settings) -> Evidence:
         seeds=list(range(settings["seeds"])),
         dtype="float32",
         found=(
-            f"SAM that replays the lengths ‖ε‖ of another seed's USAM run differs from USAM by "
-            f"{_text(loop[0])} at USAM's best ρ, and by {_text(loop[1])} at {far}, where USAM "
-            f"itself has lost {-drop[0]:.1f} points ({len(tasks)} tasks). Against that SAM, at "
-            f"USAM's best ρ, the same lengths in random order stand at {_text(shuffled)}, and their "
-            f"mean at {_text(constant)}."
+            f"SAM under the lengths ‖ε‖ of another seed's USAM run minus USAM: {_short(loop[0])} "
+            f"points at USAM's best ρ and {_short(loop[1])} at {far}, where USAM itself has lost "
+            f"{-drop[0]:.1f}. The same lengths in random order, minus that SAM, at USAM's best ρ: "
+            f"{_short(shuffled)}; their mean: {_short(constant)} ({len(tasks)} tasks, "
+            f"{settings['seeds']} seeds, 95 % t intervals over seeds)."
         ),
     )
 
@@ -197,8 +187,12 @@ def _interval(values: Array) -> tuple[float, float, int]:
     return float(values.mean()), half, n
 
 
+def _short(value: tuple[float, float, int]) -> str:
+    return f"{value[0]:+.2f} ± {value[1]:.2f}"
+
+
 def _text(value: tuple[float, float, int]) -> str:
-    return f"{value[0]:+.2f} ± {value[1]:.2f} points (95 % t interval, n = {value[2]} seeds)"
+    return f"{_short(value)} points (95 % t interval, n = {value[2]} seeds)"
 
 
 def _outside(value: tuple[float, float, int], bound: float, sign: int) -> bool | None:
