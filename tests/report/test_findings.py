@@ -31,7 +31,7 @@ def test_every_claim_has_a_row_and_a_section_that_the_row_leads_to(results):
     for name, line in zip(results.names(), table, strict=True):
         record = results.read(name)
         assert f"## {record.title}\n" in text
-        answer = {"holds": "yes", "does not hold": "**no**", "open": "undecided"}[record.verdict]
+        answer = {"holds": "yes", "does not hold": "no", "open": "undecided"}[record.verdict]
         cells = line.strip("| ").split(" | ")
         assert cells[1:] == [record.paper, record.derived, record.found, answer]
         for check in record.checks:
@@ -40,11 +40,11 @@ def test_every_claim_has_a_row_and_a_section_that_the_row_leads_to(results):
 
 def test_text_of_a_claim_cannot_break_the_table(results):
     record = results.read(results.names()[0])
-    check = Check("a | b\nc", "<b>1</b>", "1", "0", holds=None)
+    check = Check("a | b\nc", "<b>1</b>", "ρ* and η*", "0", holds=None)
     object.__setattr__(record, "checks", [check])
     results.write(record)
     lines = [line for line in markdown(results)[0].splitlines() if "a \\| b c" in line]
-    assert lines == ["| a \\| b c | &lt;b>1&lt;/b> | 1 | 0 | undecided |"]
+    assert lines == ["| a \\| b c | &lt;b>1&lt;/b> | ρ\\* and η\\* | 0 | undecided |"]
 
 
 def test_the_script_writes_the_page_and_its_figures(results, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from thalweg.results import Chart, ClaimRecord, ResultsFolder
 
 _HEADS = ("finding", "what the paper says", "what we derived", "what we measured", "holds?")
-_ANSWERS = {"holds": "yes", "does not hold": "**no**", "open": "undecided"}
+_ANSWERS = {"holds": "yes", "does not hold": "no", "open": "undecided"}
 
 
 def markdown(results: ResultsFolder) -> tuple[str, dict[str, Chart]]:
@@ -84,7 +84,7 @@ def _section(record: ClaimRecord, names: list[str]) -> list[str]:
                 check.predicted,
                 check.measured,
                 check.tolerance,
-                {True: "yes", False: "**no**", None: "undecided"}[check.holds],
+                {True: "yes", False: "no", None: "undecided"}[check.holds],
             )
             for check in record.checks
         ),
@@ -100,8 +100,9 @@ def _row(*cells: str) -> str:
 
 
 def _safe(text: str) -> str:
-    """Keep bars and line breaks from ending a cell; what looks like a tag is text."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Keep bars and line breaks from ending a cell; stars and what looks like a tag are text."""
+    one = " ".join(text.split())
+    return one.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 
 def _anchor(title: str) -> str:
