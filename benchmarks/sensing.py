@@ -1,10 +1,9 @@
 """Matrix sensing: a step of the simulator against its matrix products alone.
 
-    python benchmarks/sensing.py [--steps 10000] [--rounds 5] [--quick]
+    python benchmarks/sensing.py [--steps 10000] [--rounds 15] [--quick] [--write docs/sensing.md]
 
-A step of SAM takes two gradients, a gradient four batched products. They alone, of the same
-shapes and as many, are the bound; a simulation does them and everything else. All are timed in
-turn in one process, in stretches of some hundred steps: medians and ratios are printed.
+Everything is timed in one process, the contestants in turn; the page says how. About a minute on
+one core.
 """
 
 from __future__ import annotations
@@ -14,19 +13,38 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
+import datetime
 import platform
-import statistics
+import shlex
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from simulator_page import cpu, verdict
 
+import thalweg
 from thalweg import lab
 
 RUNS, D, M = 64, 20, 100
 TARGET = 3.0
 ETA, RHO = 0.05, 0.1
+#: What the time of a step is measured by, and who has to keep to it.
+BOUND, OURS = "its products alone", "simulate"
+
+METHOD = f"""\
+SAM on matrix sensing, d = {D}, m = {M}, float64. A step takes two gradients, and a gradient four
+batched products of matrices. They alone, of the same shapes and as many, laid out as they are
+there, are the bound; *{OURS}* does them and everything else. The measurements are symmetric, so
+that {D * (D + 1) // 2} of {D * D} columns do. *plain torch* is what one would write by hand:
+`einsum` over all the columns. Runs of one seed share their measurements.
+
+Contestants run in one process, in turn, in an order that turns, in stretches of some hundred steps;
+medians over the rounds, of the ratio round by round; in brackets its 95 % interval (bootstrap over
+rounds, percentiles).
+"""
 
 
 def products(seeds: int, columns: int, steps: int) -> Callable[[], None]:
@@ -77,63 +95,129 @@ def plain(u: torch.Tensor, seed: int, steps: int) -> torch.Tensor:
 
 
 def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, measured in turn."""
+    """Seconds of each in every round, in an order that turns."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():
         run()
-    for _ in range(rounds):
-        for name, run in contestants.items():
+    names = list(contestants)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             begun = time.perf_counter()
-            run()
+            contestants[name]()
             seconds[name].append(time.perf_counter() - begun)
     return seconds
 
 
-def measure(seeds: int, steps: int, rounds: int) -> dict[str, float]:
-    """Print and return the medians, in microseconds a step, for so many different seeds."""
-    bound = "its products alone, 210 columns"
+def measure(seeds: int, steps: int, rounds: int) -> dict[str, np.ndarray]:
+    """Return the seconds per step of everyone in every round, for so many different seeds."""
     contestants: dict[str, Callable[[], object]] = {
-        bound: products(seeds, D * (D + 1) // 2, steps),
-        "products alone, 400 columns": products(seeds, D * D, steps),
-        "simulate": simulated(seeds, steps),
+        BOUND: products(seeds, D * (D + 1) // 2, steps),
+        f"products alone, {D * D} columns": products(seeds, D * D, steps),
+        OURS: simulated(seeds, steps),
     }
     if seeds == 1:
         start = lab.MatrixSensing(d=D).start(torch.zeros(RUNS, dtype=torch.long))["U"]
         contestants["plain torch"] = lambda: plain(start, 0, steps)
-    seconds = in_turn(contestants, rounds)
-    found = {name: 1e6 * statistics.median(s) / steps for name, s in seconds.items()}
-    # Of the same round: what the neighbours do then, they do to both.
-    pairs = zip(seconds["simulate"], seconds[bound], strict=True)
-    found["ratio"] = statistics.median(mine / alone for mine, alone in pairs)
-    print(f"{RUNS} runs of {seeds} seed{'s' if seeds > 1 else ''}, d = {D}, m = {M}, float64, SAM")
-    for name in contestants:
-        print(f"  {name:32} {found[name]:8.1f} us a step   {found[name] / found[bound]:5.2f}")
-    verdict = "met" if found["ratio"] <= TARGET else "NOT met"
-    print(f"  simulate over the bound, median of rounds: {found['ratio']:.2f}, "
-          f"target {TARGET:g}: {verdict}", flush=True)  # fmt: skip
-    return found
+    found = in_turn(contestants, rounds)
+    return {name: np.array(seconds) / steps for name, seconds in found.items()}
 
 
-def whole(steps: int) -> None:
-    """Time one simulation of all the steps."""
+def ratio(each: dict[str, np.ndarray], name: str) -> tuple[float, float, float]:
+    """Low end, median and high end of the time against the bound's.
+
+    The ratios are of the same round: what the neighbours do then, they do to both.
+    """
+    ratios = each[name] / each[BOUND]
+    draw = np.random.default_rng(0).integers(len(ratios), size=(2000, len(ratios)))
+    low, high = np.percentile(np.median(ratios[draw], axis=1), [2.5, 97.5])
+    return float(low), float(np.median(ratios)), float(high)
+
+
+def whole(steps: int) -> float:
+    """Return the seconds of one simulation of all the steps."""
     run = simulated(1, steps)
     begun = time.perf_counter()
     run()
-    print(f"{RUNS} runs x {steps} steps, one seed: {time.perf_counter() - begun:.1f} s")
+    return time.perf_counter() - begun
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def head(load: float, *, quick: bool) -> list[str]:
+    """Say what wrote the page, when, where, and beside what load."""
+    command = shlex.join(["python", "benchmarks/sensing.py", *sys.argv[1:]])
+    versions = {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "thalweg": thalweg.__version__,
+    }
+    threads = torch.get_num_threads()
+    busy = " **Busy: the times are not to be trusted.**" if load >= 1 else ""
+    lines = [
+        "# How fast matrix sensing is",
+        "",
+        f"Written by `{command}` on {datetime.date.today()}; do not edit.",
+        "",
+        f"Machine: {cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}; "
+        f"{threads} thread{'s' if threads > 1 else ''}.",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
+        f"Load of the machine before the run: {load:.2f}.{busy}",
+    ]
+    if quick:
+        lines += ["", "**A few steps, for a test: the numbers mean nothing.**"]
+    return [*lines, ""]
+
+
+def title(seeds: int) -> str:
+    """Return the runs in words."""
+    return f"{RUNS} runs of {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def page(
+    found: dict[int, dict[str, np.ndarray]], steps: int, seconds: float, head: Sequence[str]
+) -> str:
+    """Return the whole page, in Markdown: the target first, then what was measured."""
+    lines = [*head, "## Target", "", "| target | found | verdict |", "|---|---|---|"]
+    for seeds, each in found.items():
+        low, middle, high = ratio(each, OURS)
+        told = verdict(middle <= TARGET, (high <= TARGET) == (low <= TARGET))
+        aim = f"{title(seeds)}: at most {TARGET:g} times {BOUND}"
+        lines.append(f"| {aim} | {middle:.2f} [{low:.2f}, {high:.2f}] | {told} |")
+    lines += ["", "## Time", "", METHOD]
+    for seeds, each in found.items():
+        rounds = len(each[BOUND])
+        lines += [f"### {title(seeds)}", "", f"{rounds} rounds.", ""]
+        lines += [f"| | µs a step | times {BOUND} |", "|---|---|---|"]
+        for name, taken in each.items():
+            low, middle, high = ratio(each, name)
+            us = 1e6 * float(np.median(taken))
+            lines.append(f"| {name} | {us:.1f} | {middle:.2f} [{low:.2f}, {high:.2f}] |")
+        lines.append("")
+    lines.append(f"One simulation of {RUNS} runs × {steps:,} steps, one seed: {seconds:.1f} s.")
+    return "\n".join(lines) + "\n"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=10_000, help="of the whole simulation")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="a study gives a claim one")
     parser.add_argument("--quick", action="store_true", help="the numbers mean nothing")
-    words = parser.parse_args()
-    torch.set_num_threads(words.threads)
-    print(
-        f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
-    )
+    parser.add_argument("--write", type=Path, help="the file to write the page to")
+    options = parser.parse_args(words)
+    load, quick = os.getloadavg()[0], options.quick
+    torch.set_num_threads(options.threads)
+    found = {}
     for seeds in (1, 8):
-        measure(seeds, 20 if words.quick else 300, 2 if words.quick else words.rounds)
-    whole(50 if words.quick else words.steps)
+        print(title(seeds), file=sys.stderr)
+        found[seeds] = measure(seeds, 20 if quick else 300, 2 if quick else options.rounds)
+    steps = 50 if quick else options.steps
+    print(f"{steps} steps", file=sys.stderr)
+    text = page(found, steps, whole(steps), head(load, quick=quick))
+    if options.write:
+        options.write.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import subprocess
@@ -37,17 +38,43 @@ def test_the_products_have_the_shapes_of_a_gradient():
     assert tuple(batch.groups.cells.shape) == (8, 8)
 
 
-def test_a_quick_run_says_what_it_measured():
+def test_the_verdict_is_that_of_the_times():
+    def timed(ours):
+        return {sensing.BOUND: np.ones(9), sensing.OURS: np.array(ours)}
+
+    found = {1: timed([2.0] * 9), 8: timed([2.9, 3.1, 3.2] * 3)}
+    text = sensing.page(found, 1000, 7.25, ["# The head", ""])
+    assert text.startswith("# The head\n")
+    few, many = re.findall(r"^\| 64 runs of .*$", text, flags=re.M)
+    assert (
+        few == "| 64 runs of 1 seed: at most 3 times its products alone | 2.00 [2.00, 2.00] | met |"
+    )
+    assert many.startswith(
+        "| 64 runs of 8 seeds: at most 3 times its products alone | 3.10 [2.90, "
+    )
+    assert many.endswith("] | **not met**, within the noise |")
+    assert "64 runs × 1,000 steps, one seed: 7.2 s." in text
+
+
+def test_a_quick_run_writes_the_page(tmp_path):
+    page = tmp_path / "sensing.md"
     done = subprocess.run(
-        [sys.executable, "-W", "error", FOLDER / "sensing.py", "--quick"],
+        [sys.executable, "-W", "error", FOLDER / "sensing.py", "--quick", "--write", page],
         check=True,
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    for seeds in ("1 seed,", "8 seeds,"):
-        assert f"64 runs of {seeds} d = 20, m = 100, float64, SAM" in done.stdout
-    ratios = re.findall(r"median of rounds: (\d+\.\d\d), target 3: (met|NOT met)", done.stdout)
-    assert len(ratios) == 2
-    assert all((float(ratio) <= 3) is (verdict == "met") for ratio, verdict in ratios)
-    assert re.search(r"64 runs x 50 steps, one seed: \d+\.\d s", done.stdout)
+    text = page.read_text(encoding="utf-8")
+    assert done.stdout == ""
+    assert f"--write {page}` on {datetime.date.today()}; do not edit." in text
+    assert f"torch {torch.__version__}, " in text
+    assert re.search(r"^Load of the machine before the run: \d+\.\d\d\.", text, flags=re.M)
+    assert "the numbers mean nothing" in text
+    rows = re.findall(r"at most 3 times .* \| (\d+\.\d\d) \[.*\] \| (met|\*\*not met)", text)
+    assert len(rows) == 2
+    for seeds in ("1 seed", "8 seeds"):
+        assert f"\n### 64 runs of {seeds}\n" in text
+    assert text.count("| simulate | ") == 2
+    assert text.count("| plain torch | ") == 1
+    assert re.search(r"64 runs × 50 steps, one seed: \d+\.\d s\.\n", text)

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from thalweg import compat, testing
+from thalweg.lab.claims import CLAIMS
 
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 MIGRATION = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
+THEORY = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
 
 
 def blocks(text):
@@ -61,16 +63,75 @@ def test_your_own_problem_is_measured_as_the_page_says(tmp_path, monkeypatch, ca
     assert (gd, sam) == ("does not hold", "holds")  # it can fail
 
 
-@pytest.mark.parametrize("name", ["features.md", "migration.md", "recipes.md"])
+def test_your_own_problem_takes_30_lines():
+    page = (ROOT / "docs" / "your-own-problem.md").read_text(encoding="utf-8")
+    header, *lines = blocks(page)[0].splitlines()
+    assert header.startswith("# ")
+    assert sum(bool(line.strip()) for line in lines) <= 30
+    assert max(map(len, lines)) <= 100
+
+
+LINKED = ["features.md", "migration.md", "recipes.md", "theory.md", "your-own-problem.md"]
+
+
+@pytest.mark.parametrize("name", LINKED)
 def test_links_lead_somewhere(name):
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)]+)\)", text)
-    assert targets
+    assert targets or name == "your-own-problem.md"
     for target in targets:
         path, _, anchor = target.partition("#")
+        if comes_with_the_study(path):
+            continue
         page = ROOT / "docs" / (path or name)
         assert page.exists(), target
         assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), target
+
+
+def comes_with_the_study(path):
+    """Whether it is the page of findings or a figure of a claim, and these are still to come."""
+    figure = re.fullmatch(r"figures/([a-z-]+)-[1-9]\.svg", path)
+    theirs = path == "findings.md" or (figure and figure.group(1) in {c.name for c in CLAIMS})
+    return theirs and not (ROOT / "docs" / "findings.md").exists()
+
+
+def laws():
+    """Return the sections of the theory that state a law, by title."""
+    sections = {}
+    for part in re.split(r"^## ", THEORY, flags=re.M)[1:]:
+        title, text = part.split("\n", 1)
+        for one in re.split(r"^### ", text, flags=re.M)[1:]:
+            name, law = one.split("\n", 1)
+            sections[f"{title}: {name}"] = law
+        if title != "Notation":
+            assert f"{title}: " in " ".join(sections), title
+    return sections
+
+
+def test_every_law_is_checked_by_tests_and_claims_that_exist():
+    known, named = {claim.name for claim in CLAIMS}, set()
+    for title, law in laws().items():
+        checks = re.findall(r"^\*Checked by\*.*?(?=\n\n|\Z)", law, flags=re.M | re.S)
+        assert checks, title
+        words = " ".join(" ".join(checks).split())
+        files = re.findall(r"`(tests/[^`]+)`", words)
+        claims = re.findall(r"claims? ((?:[^.;:]*?`[a-z-]+`)+)", words)
+        named |= set(re.findall(r"`([a-z-]+)`", " ".join(claims)))
+        assert all((ROOT / file).exists() for file in files), title
+        assert files or claims or "the same" in words, title
+    assert named <= known
+    assert known - named == {"digits", "robustness", "yoked"}  # those are no laws
+
+
+def test_every_part_of_the_theory_shows_a_figure():
+    for part in re.split(r"^## ", THEORY, flags=re.M)[1:]:
+        assert "](figures/" in part or part.startswith("Notation"), part.split("\n")[0]
+
+
+def test_the_theory_is_written_in_one_way():
+    lines = THEORY.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert not [line for line in lines if line.startswith(">")]  # formulas are indented
 
 
 @pytest.fixture

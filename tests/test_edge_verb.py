@@ -57,8 +57,9 @@ def test_edge(command, rho, power, options):
     assert all(part in meaning for part in parts)
     assert ("gradient descent" in meaning) is (not base)
     assert ("diverges" in meaning) is (rho > 0 and power == 0)
-    bounces = rho > 0 and power > 0 and "weight_decay" not in base
-    assert ("bounces for ever" in meaning) is bounces
+    restless = rho > 0 and power > 0 and "weight_decay" not in base
+    assert ("bounces for ever" in meaning) is (restless and power <= 1)
+    assert ("never rests" in meaning) is (restless and power > 1)
 
 
 @pytest.mark.parametrize("options", BASES)
@@ -81,6 +82,21 @@ def test_the_largest_rho_and_the_largest_lr(command, power, options):
         local = "At ‖g‖ = 0.3" in meaning and "this holds for this ‖g‖ alone" in meaning
         assert local is (power > 0)
         assert (f"{alone:.6g}" in meaning) is (name == "largest_lr")
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("power", [1.5, 2.0])
+def test_above_power_1_it_tells_from_where_a_bounce_attracts(command, power, momentum):
+    words = ("--lr", "0.1", "--rho", "0.05", "--power", str(power), "--momentum", str(momentum))
+    told = command("edge", *words).out
+    curvature = float(re.search(r"only above a curvature of ([\d.]*\d)", told).group(1))
+    for share, attracts in ((0.999, False), (1.001, True)):
+        found = theory.bounce_multiplier(0.1, share * curvature, power, momentum=momentum)
+        assert (abs(found) < 1) is attracts
+    if momentum:  # under Nesterov's form that place is not known
+        told = command("edge", *words, "--nesterov").out
+        assert "never rests." in told
+        assert "only above" not in told
 
 
 def test_edge_is_that_of_sam_at_a_gradient_of_norm_1_unless_told_otherwise(command):

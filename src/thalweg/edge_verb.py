@@ -101,11 +101,10 @@ def _meaning(
         return f"Without a perturbation this is the {what} of {optimizer}."
     # Away from the origin decay can hold the iterate still at a gradient other than 0.
     if name == "edge":
-        lasting = "" if decay else ", so that near a minimum the iterate bounces for ever"
         lasting = (
             "does not move with the gradient: beyond it the iterate diverges"
             if p == 0
-            else f"falls with ‖g‖{lasting}"
+            else f"falls with ‖g‖{'' if decay else _near_a_minimum(p, base, alone)}"
         )
         return (
             f"Where the curvature along the gradient is larger than this, steps grow; "
@@ -123,4 +122,15 @@ def _meaning(
     return (
         f"At ‖g‖ = {size['grad_norm']:g}, steps grow with a larger {what} and shrink with a "
         f"smaller one. At p = {p:g} this holds for this ‖g‖ alone: divergence {start}{rest}."
+    )
+
+
+def _near_a_minimum(p: float, base: dict[str, Any], alone: float) -> str:
+    if p <= 1:
+        return ", so that near a minimum the iterate bounces for ever"
+    # The bounce attracts where p(2 − ηλ) < 2, with η/(1+μ) for η under momentum; under Nesterov's
+    # form that is not derived.
+    where = f": a bounce attracts it only above a curvature of {(1 - 1 / p) * alone:.6g}"
+    return (
+        f", so that near a minimum the iterate never rests{'' if base.get('nesterov') else where}"
     )

@@ -117,7 +117,7 @@ SMALL = {
         "full_steps": 1200,
         "single": [[0.01, 0.4, 1.0], [0.1, 0.1, 1.0], [0.1, 0.05, 0.75]],
         "single_steps": 1500,
-        "seeds": 6,
+        "seeds": 64,
         "leg_steps": 400,
         "legs": quick["legs"][1:2],
     },

@@ -153,14 +153,14 @@ def test_what_is_refused(make, message):
         make()
 
 
-def test_the_counterexample_to_the_form_often_recalled():
+def test_the_counterexample_to_the_form_for_small_steps():
     small = {"starts": 1, "losses": 4, "products": [1.6, 1.822], "rho": [0.1], "powers": [1.0]}
     settings = {**CLAIM.settings, **small, "steps": 600, "late": 70}
     quadratics, random = (floors.ends(settings, f) for f in ("quadratics", "random losses"))
-    above, _ = floors.recalled(settings, quadratics, random)
+    above, _ = floors.beyond_small_steps(settings, quadratics, random)
     assert above.holds is True
     assert "the floor is 5.239, the form 5.118" in above.predicted
     assert above.measured.startswith("5.239 is attained")
     # Ends at half the height would not refute it.
     low = dataclasses.replace(quadratics, excess=quadratics.excess / 2)
-    assert floors.recalled(settings, low, random)[0].holds is False
+    assert floors.beyond_small_steps(settings, low, random)[0].holds is False

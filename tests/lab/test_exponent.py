@@ -67,6 +67,14 @@ def test_a_law_that_is_not_cauchys_is_told_apart():
     assert [c.holds for c in checks if "Kolmogorov" in c.what] == [False]
 
 
+@pytest.mark.parametrize(("scale", "holds"), [(1.0, True), (0.8, False), (1.25, False)])
+def test_excursions_of_another_size_are_told_apart(scale, holds):
+    etas, steps = np.array([0.3, 0.5]), 1_000
+    rate = 2 * etas[:, None] * steps / np.pi  # of leaps beyond u: rate / u
+    largest = scale * rate / np.random.default_rng(3).exponential(size=(2, 4_000))
+    assert exponent_chaos._excursions(etas, np.sort(largest), steps).holds is holds
+
+
 @pytest.mark.parametrize(
     ("path", "period"), [([1, -1], 2), ([1, 2, -3], 3), ([1, 2, -1, -2], 4), ([1], 1)]
 )

@@ -8,8 +8,9 @@ import torch
 
 from thalweg import ThalwegError
 from thalweg.lab import Problem, simulate
-from thalweg.lab.claims.limits import Quartic, _smaller_root
-from thalweg.lab.claims.seeds import geometric, mean
+from thalweg.lab.claims.limits import _larger_root, _smaller_root
+from thalweg.lab.problems import Quartic
+from thalweg.lab.statistics import geometric, mean
 
 
 def test_the_quartic_against_differentiation():
@@ -24,6 +25,15 @@ def test_the_quartic_at_both_sides_of_its_threshold(eta, start):
     edge = math.sqrt(8 / (27 * eta))
     run = simulate(Quartic(start * edge), eta=eta, rho=edge * np.array([0.999, 1.001]), steps=2000)
     assert run.diverged.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_below_the_threshold_a_start_beyond_the_larger_root_diverges(share):
+    edge = math.sqrt(8 / (27 * 0.2))
+    for side, out in ((0.999, False), (1.001, True)):
+        start = side * _larger_root(share) * edge
+        run = simulate(Quartic(start), eta=0.2, rho=share * edge, steps=2000)
+        assert bool(run.diverged) is out
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99, 1.0])

@@ -13,6 +13,7 @@ from thalweg.lab import Digits
 from thalweg.lab.claims import robust_runs as runs_room
 from thalweg.lab.claims import robust_stats as stats
 from thalweg.lab.claims.robust_runs import Curve, Rival, Runs
+from thalweg.lab.claims.robust_tasks import left_out
 from thalweg.lab.claims.robustness import CLAIM, SAM
 
 SEEDS = 4
@@ -253,6 +254,22 @@ def test_a_difference_that_is_there_is_found():
     assert all(c.predicted and c.measured and c.tolerance for c in evidence.checks)
     assert all(axes.layers for chart in evidence.charts for axes in chart.axes)
     assert evidence.runs == 3 * 3 * (8 + 8 + 1)
+    for axes in evidence.charts[1].axes:
+        *curves, sgd = axes.layers
+        assert sgd.name == "SGD"
+        for line in curves:
+            bands = list(zip(line.low, line.y, line.high, strict=True))
+            assert all(low <= y <= high for low, y, high in bands)
+            assert any(low < high for low, _, high in bands)
+
+
+def test_what_a_smaller_study_leaves_to_the_full_one():
+    assert left_out(CLAIM.settings_for("full")) == ""
+    standard, quick = (left_out(CLAIM.settings_for(size)) for size in ("standard", "quick"))
+    assert "width 128; 1200 images, 60 % noise; text)" in standard
+    assert "p = 0.5; p = 1.5; p = 2; p = 1.5, ‖ε‖ ≤ 1)" in standard
+    assert "convnet" not in standard
+    assert "convnet" in quick
 
 
 PERTURBATION = Method.perturbation

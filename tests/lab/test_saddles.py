@@ -62,3 +62,13 @@ def test_rates_on_the_bounce_are_those_of_single_runs():
             run = simulate(Saddle(1.0, [-r], start), eta=x, rho=1.0, steps=5)
             alone = np.log(abs(run.final["w"][1]) / 1e-12) / 5
             assert found[i, k] == pytest.approx(alone, abs=1e-9)
+
+
+def test_what_a_check_leaves_out_is_named():
+    settings = {**saddles.CLAIM.settings_for("quick"), "map_cells": 4, "held_products": [0.2, 1.0]}
+    (check, _), _, _ = saddles._held({**settings, "held_powers": [[1.5, 0.0], [1.0, 0.5]]})
+    assert "8 of 8" in check.measured
+    assert "attract, or slowly (a factor above .95): (1.5, 0) at 0.2" in check.tolerance
+    assert check.tolerance.endswith("attract as well, from most starts: (1, 0.5) at 0.2")
+    (check, _), _, _ = saddles._held({**settings, "held_powers": [[0.5, 0.0]]})
+    assert "Left out" not in check.tolerance

@@ -7,7 +7,7 @@ import torch
 from thalweg import parameters, theory
 from thalweg.ascent import Method
 from thalweg.lab.claims import width as room
-from thalweg.lab.claims.tuned import Curve, interval
+from thalweg.lab.claims.tuned import Curve, ended
 from thalweg.lab.digits import Digits
 from thalweg.lab.problems import Problem
 from thalweg.lab.simulate import simulate
@@ -133,7 +133,7 @@ def test_the_best_rho_is_the_vertex_of_a_parabola():
     curve = Curve(rho, np.stack([height, height], 1), np.stack([height, height + 0.02], 1))
     both = np.array([0, 1])
     assert curve.best(both) == pytest.approx(-0.7)
-    assert not curve.at_end
+    assert not curve.at_end(both)
     # tested where it is asked for, between the values on a line
     assert curve.points(both, -0.5) == pytest.approx(100 * (0.9 - 0.2 * 0.04 + 0.01))
     assert curve.points(np.array([1, 1]), -0.5) == pytest.approx(100 * (0.9 - 0.2 * 0.04 + 0.02))
@@ -142,18 +142,28 @@ def test_the_best_rho_is_the_vertex_of_a_parabola():
         curve.points(both, -0.7) - 100 * (height[0] + 0.01)
     )
     falling = Curve(rho, np.stack([-rho, -rho], 1), np.stack([height, height], 1))
-    assert falling.at_end
+    assert falling.at_end(both)
     assert falling.best(both) == -2
 
 
-def test_the_interval_is_over_seeds():
-    values = np.random.default_rng(1).normal(size=40)
-    settings = {"seeds": 40, "bootstrap": 2000}
-    value, low, high = interval(settings, lambda seeds: values[seeds].mean())
-    half = 1.96 * values.std() / 40**0.5
-    assert [value, low, high] == pytest.approx(
-        [values.mean(), values.mean() - half, values.mean() + half], abs=0.1 * half
-    )
+def test_draws_at_an_end_of_the_grid_are_counted():
+    rho = np.array([0.1, 0.2, 0.4])
+    inner = np.array([[0.8] * 4, [0.9] * 4, [0.8] * 4])
+    settings = {"seeds": 4, "bootstrap": 4000}
+    assert ended(settings, [Curve(rho, inner, inner)]) == (False, "")
+    # One seed of four is best at the end: it decides where it is drawn twice or more.
+    twice, always = inner.copy(), inner.copy()
+    twice[2, 0], always[2, 0] = 1.1, 0.91
+    curve = Curve(rho, twice, twice)
+    assert not curve.at_end(np.arange(4))
+    blocked, remark = ended(settings, [Curve(rho, inner, inner), curve])
+    assert blocked
+    share = float(remark.split("in ")[1].split("%")[0]) / 100
+    assert share == pytest.approx(1 - 0.75**4 - 0.75**3, abs=0.02)
+    # Or where it is drawn four times, 1 draw in 256: that few do not matter.
+    blocked, remark = ended(settings, [Curve(rho, always, always)])
+    assert not blocked
+    assert "end of the grid" in remark
 
 
 TINY = {
@@ -228,7 +238,7 @@ def test_with_other_radii_it_fails(monkeypatch):
 def test_the_verdict_about_the_best_rho(slope, holds):
     rho = np.array([0.1, 0.2, 0.4])
     peak = np.array([[0.8], [0.9], [0.8]])
-    settings = {"seeds": 1, "steps": 5, "in_place": 0.15}
+    settings = {"seeds": 1, "steps": 5, "in_place": 0.15, "bootstrap": 5}
     curves = {32: Curve(rho, peak, peak)}
     assert room._kept(settings, "a ball each", curves, slope).holds is holds
     assert room._kept(settings, "one ball", curves, slope).holds is None

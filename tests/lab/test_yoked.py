@@ -8,16 +8,17 @@ import pytest
 from thalweg.ascent import Method
 from thalweg.lab.claims import yoked as room
 from thalweg.lab.claims.yoked import CLAIM
+from thalweg.lab.statistics import Mean
 
 simulate = importlib.import_module("thalweg.lab.simulate").simulate
 #: Four times the loss: ‖g‖ is far from 1, and no power of it passes for another.
 LOUD = {"n_train": 200, "label_noise": 0.5, "width": 16, "loss_scale": 4.0, "eta": 0.0125}
 TINY = {
     "tasks": [["a", "perceptron", LOUD]],
-    "rho": [-12, -9],
-    "seeds": 4,
+    "rho": [-12, -9, -6],
+    "seeds": 8,
     "steps": 250,
-    # wide enough for four seeds of a small network
+    # wide enough for eight seeds of a small network
     "margin": 5.0,
 }
 
@@ -35,7 +36,7 @@ def test_lengths_are_those_of_another_seed(monkeypatch):
         return runs[-1][1]
 
     monkeypatch.setattr(room, "simulate", watch)
-    evidence = CLAIM.measure({**CLAIM.settings, **TINY, "steps": 5})
+    evidence = CLAIM.measure({**CLAIM.settings, **TINY, "steps": 5, "seeds": 4})
     (own, usam), (first, _), (second, _), (third, _), (last, _) = runs
     assert own["power"] == 0.0
     for seed in range(4):
@@ -45,16 +46,23 @@ def test_lengths_are_those_of_another_seed(monkeypatch):
     assert (np.ptp(third["replay"], axis=-1) == 0).all()
     np.testing.assert_allclose(third["replay"].mean(-1), first["replay"].mean(-1), rtol=1e-6)
     assert "rho" not in last
-    assert evidence.runs == 4 * 2 * 4 + 4
+    assert evidence.runs == 4 * 3 * 4 + 4
 
 
 def test_lengths_alone_give_usams_accuracy():
     evidence, found = measured()
     assert found[0] is True
     assert found[2] is True
-    assert "(1 tasks, 4 seeds" in evidence.found
+    assert "(1 tasks, 8 seeds" in evidence.found
     assert all(c.predicted and c.measured and c.tolerance for c in evidence.checks)
     assert all(axes.layers for chart in evidence.charts for axes in chart.axes)
+
+
+def test_a_best_rho_at_an_end_of_the_grid_decides_nothing():
+    tiny = {**TINY, "steps": 5, "seeds": 4, "rho": [-12, -9]}  # of two values each is an end
+    evidence = CLAIM.measure({**CLAIM.settings, **tiny})
+    assert [c.holds for c in evidence.checks if c.decides][:2] == [None, None]
+    assert evidence.found.endswith("an end of the grid: a.")
 
 
 PERTURBATION = Method.perturbation
@@ -91,14 +99,12 @@ def test_a_spoiled_sam_is_noticed(monkeypatch, spoil):
     ],
 )
 def test_the_margin(value, holds):
-    assert room._within("a", value, 1.0).holds is holds
-
-
-def test_the_interval():
-    value, half, n = room._interval(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert (value, n) == (2.5, 4)
-    assert half == pytest.approx(3.182 * (5 / 3) ** 0.5 / 2, rel=1e-3)
-    assert room._outside((1.0, 0.5, 4), 0.0, 1) is True
-    assert room._outside((1.0, 1.5, 4), 0.0, 1) is None
-    assert room._outside((0.0, 0.0, 4), 0.0, 1) is False
-    assert room._outside((-1.0, 0.5, 4), 0.0, 1) is False
+    middle, half, n = value
+    found = Mean(np.array(middle), np.array(middle - half), np.array(middle + half), n)
+    check = room._within("a", found, 1.0, [])
+    assert check.holds is holds
+    assert "end of the grid" not in check.measured
+    # a best ρ at an end of the grid decides nothing
+    check = room._within("a", found, 1.0, ["a task"])
+    assert check.holds is None
+    assert check.measured.endswith("extend it: a task")

@@ -85,7 +85,9 @@ class Network(Problem):
 
     def stream(self, seeds: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
         """Return the function from step to data, which are the same at every step."""
-        unique, cell = np.unique(seeds.tolist(), return_inverse=True)
+        # Where every cell has diverged, none is left to look at; its data still have a shape.
+        unique = np.unique(seeds.tolist() or [0])
+        cell = np.searchsorted(unique, np.array(seeds.tolist(), dtype=int))
         pairs = [self.examples_of(int(seed)) for seed in unique]
         x, y = (
             torch.tensor(np.stack(part)[cell], dtype=self.dtype, device=seeds.device)

@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _write(file: Path, arrays: Arrays) -> None:
     handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as part:
-            np.savez(part, **arrays)
+            np.savez(part, **cast(Any, arrays))
         Path(name).replace(file)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -129,6 +129,41 @@ class Quadratic(Problem):
         return {"distance": torch.linalg.vector_norm(params["w"], dim=-1)}
 
 
+class Quartic(Problem):
+    r"""The loss of fourth degree in one variable: :math:`L(w) = \tfrac14 w^4`.
+
+    Its curvature 3w² vanishes at the minimum and has no bound. The gradient at w + ε is
+    (w + ρ)³, so a bounce of amplitude a needs :math:`\eta(a + \rho)^3 = 2a`. The smallest value
+    of (a + ρ)³/a is 27ρ²/4, at a = ρ/2: there is no bounce, and every start diverges, above
+
+    .. math:: \rho^* = \sqrt{8 / (27\eta)}
+
+    Args:
+        start: The point to start from.
+
+    Example:
+        >>> quartic = Quartic(2.0)
+        >>> w = quartic.start(torch.tensor([0]))
+        >>> float(quartic.loss(w)), float(quartic.gradient(w)["w"])
+        (4.0, 8.0)
+    """
+
+    def __init__(self, start: float) -> None:
+        self.point = start
+
+    def start(self, seeds: Tensor) -> Params:
+        """Return ``{"w": (B,)}``."""
+        return {"w": torch.full(seeds.shape, self.point, dtype=self.dtype, device=seeds.device)}
+
+    def loss(self, params: Params, batch: Any = None) -> Tensor:
+        """Return w⁴/4, (B,)."""
+        return params["w"] ** 4 / 4
+
+    def gradient(self, params: Params, batch: Any = None) -> Params:
+        """Return w³."""
+        return {"w": params["w"] ** 3}
+
+
 class SingleNeuron(Problem):
     r"""The non-convex problem with a continuum of minima: :math:`L(x, y) = \ell(xy)`.
 

@@ -37,7 +37,7 @@ def flat(params: Params) -> Tensor:
 
 def like(vectors: Tensor, params: Params) -> list[Tensor]:
     """Return vectors, (B, D), cut into the shapes of the parameters."""
-    parts = torch.split(vectors, [value[0].numel() for value in params.values()], dim=1)
+    parts = torch.split(vectors, [value.shape[1:].numel() for value in params.values()], dim=1)
     return [part.reshape(v.shape) for part, v in zip(parts, params.values(), strict=True)]
 
 

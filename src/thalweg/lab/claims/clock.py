@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from thalweg import theory
-from thalweg.lab.claims import seeds as over
+from thalweg.lab import statistics as over
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
-from thalweg.lab.claims.clock_runs import CONV, MLP, NETWORKS, Ways, ways
-from thalweg.lab.observe import History
-from thalweg.lab.simulate import simulate
+from thalweg.lab.claims.clock_runs import CONV, MLP, Ways, thrown, ways
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
 
@@ -27,22 +25,24 @@ def measure(settings: Settings) -> Evidence:
     """Find minima, leave them with many settings of SAM, and compare the ways by step and by τ."""
     checks: list[Check] = []
     axes: list[Axes] = []
-    found, runs = [], 0
+    found, runs, seeds = [], 0, set[int]()
     for part in settings["networks"]:
         went = ways(part, settings["every"], settings["noise"])
-        told = [
-            _one_curve(went, level, part["tolerance"], part["decides"]) for level in part["levels"]
-        ]
+        told = [_one_curve(went, level) for level in part["levels"]]
         checks += [
             *told,
+            _own_error(went, part["levels"][0]),
             *_too_far(went, part["levels"][0]),
             *_on_the_bounce(went, settings["edge_tolerance"]),
         ]
-        found.append(f"{went.name}, to {part['levels'][0]:g} of λ₀: {told[0].measured}")
+        found.append(
+            f"{went.name}, to {part['levels'][0]:g} of λ₀: " + told[0].measured.split(";")[0]
+        )
         axes += _drawn(went) if len(axes) < 4 else []
         runs += went.seen["loss"][..., 0].size
+        seeds |= set(went.seeds)
         if part["near"]:
-            checks.append(_thrown(part, went, settings["noise"]))
+            checks.append(thrown(part, went, settings["noise"]))
             runs += 4
     return Evidence(
         checks=checks,
@@ -50,44 +50,76 @@ def measure(settings: Settings) -> Evidence:
             Chart(
                 axes,
                 "Largest curvature of networks that leave one minimum with different p, ρ and η. "
-                "Over steps (left) the ways lie far apart. Over τ, which counts a step as theory "
-                "says it counts, they lie on one curve; no constant is free. The law takes the "
-                "bounce to be short and the drift so slow that every other mode follows; where "
-                "one is not, the ways differ.",
+                "Left over steps, right over τ, which counts a step as theory says it counts, "
+                "without a free constant: one curve, were the bounce short, the top eigenvalue "
+                "alone, and the drift so slow that every other mode follows. Where one is not "
+                "so, the ways differ.",
             )
         ],
         runs=runs,
-        seeds=list(range(max(part["minima"] for part in settings["networks"]))),
+        seeds=sorted(seeds),
         dtype="float64",
         found=". ".join(found) + ".",
     )
 
 
-def _one_curve(went: Ways, level: float, tolerance: float, decides: bool = True) -> Check:
-    """How far the settings differ on reaching a level, in steps and in τ."""
+def _one_curve(went: Ways, level: float) -> Check:
+    """How far the settings differ on reaching a level: in steps, in τ, and by poorer clocks."""
     steps = np.broadcast_to(went.every * np.arange(went.tau.shape[-1]), went.tau.shape)
     covered = went.reach().max(1) <= REACH
     when, tau = (went.passage(level, c)[covered] for c in (steps.astype(float), went.tau))
-    reached = np.isfinite(tau).sum(0)
-    enough = bool((reached >= 2).all())
-    if enough:
+    arrived = np.isfinite(tau)
+    reached = arrived.sum(0)
+    holds = most = bool((2 * reached > covered.sum()).all())
+    off = "not reached by most settings from every minimum"
+    if most:
         by_step = np.nanmax(when, 0) / np.nanmin(when, 0)
-        by_tau = np.nanmax(tau, 0) / np.nanmin(tau, 0)
+        # Who is still on the way has at least the τ of the last look.
+        by_tau = np.where(arrived, tau, went.last()[covered]).max(0) / np.nanmin(tau, 0)
         off = f"steps differ {_range(by_step)} times, τ {_range(by_tau, 3)} times"
         if len(by_tau) > 1:
             off += f" (mean {over.mean(by_tau)})"
-    else:
-        off = "not reached by two settings from every minimum"
+        for name, other in went.others(covered).items():
+            ends = went.passage(level, other)[covered]
+            poorer = np.nanmax(ends, 0) / np.nanmin(ends, 0)
+            off += f"; with {name}, {_range(poorer, 2)} times"
+            holds &= bool((by_tau**2 <= poorer).all())
+        holds &= bool(((by_tau**2 <= by_step) & (by_step > 1.5)).all())
+    powers = np.unique(np.array(went.settings)[covered][arrived.all(1), 0])
     return Check(
-        f"{went.name}: from {_minima(len(reached))} to {level:g} of the curvature there, "
-        f"{_range(reached, 0)} of {covered.sum()} settings of p, η, ρ",
-        predicted="steps differ, τ is the same",
+        f"{went.name}: from {_minima(went.seeds)} to {level:g} of the curvature there, "
+        f"{_range(reached, 0)} of {covered.sum()} settings of p, η, ρ "
+        f"(p = {', '.join(f'{p:g}' for p in powers) or 'none'})",
+        predicted="steps differ, τ is the same; by a clock that leaves one dial out it is not",
         measured=off,
-        tolerance=f"largest over smallest τ at most {1 + tolerance:g}, and at most the root of "
-        "that of the steps, which is above 1.5",
-        holds=enough
-        and bool(((by_tau <= 1 + tolerance) & (by_tau**2 <= by_step) & (by_step > 1.5)).all()),
-        decides=decides,
+        tolerance="most settings arrive; τ differs at most by the root of what steps do, which "
+        "is above 1.5, and of what every clock with a dial left out does",
+        holds=holds,
+    )
+
+
+def _own_error(went: Ways, level: float) -> Check:
+    """Whether what is left is as small as the terms that the law leaves out by itself.
+
+    The two ends of the bounce lie on both sides of the valley, so the first order of the reach
+    cancels and ((a + r)/ℓ)² is left, ℓ = λ/‖P∇λ‖ the length on which λ changes. ‖P∇λ‖² is the
+    rate −dλ/dτ, here its mean from the start to the level.
+    """
+    covered = went.reach().max(1) <= REACH
+    tau = went.passage(level, went.tau)[covered]
+    arrived = np.isfinite(tau)
+    start = went.seen["lambda_max"][covered, :, 0]
+    own = went.reach()[covered] ** 2 * (1 - level) / (start * np.where(arrived, tau, np.inf))
+    known = bool((arrived.sum(0) > 1).all())
+    by_tau = np.nanmax(tau, 0) / np.nanmin(tau, 0) if known else np.array([np.nan])
+    return Check(
+        f"{went.name}: largest over smallest τ to {level:g} of the curvature",
+        predicted=f"{1 + float(own.max(initial=0)):.4f} by what the law itself leaves out, "
+        "((a + r)/ℓ)²; more, as modes slower than the drift do not follow and eigenvalues meet",
+        measured=_range(by_tau, 4) if known else "not reached by two settings",
+        tolerance="((a + r)/ℓ)²; expected to be exceeded: what bounds the claim",
+        holds=bool((by_tau <= 1 + own.max(initial=0)).all()) if known else None,
+        decides=False,
     )
 
 
@@ -122,8 +154,10 @@ def _median(values: Array) -> float:
     return float(np.median(values)) if values.size else np.nan
 
 
-def _minima(n: int) -> str:
-    return f"{n} minima" if n > 1 else "one minimum"
+def _minima(seeds: list[int]) -> str:
+    n, tried = len(seeds), seeds[-1] + 1
+    some = f"{n} minima" if n > 1 else "one minimum"
+    return some if tried == n else f"{some} (of {tried} searches)"
 
 
 def _range(values: Array, digits: int = 1) -> str:
@@ -160,40 +194,6 @@ def _on_the_bounce(went: Ways, tolerance: float) -> list[Check]:
     ]
 
 
-def _thrown(part: Settings, went: Ways, noise: float) -> Check:
-    """A power above 1 looks the further uphill the nearer it starts to a minimum."""
-    power, eta, rho, steps = 1.25, 0.1, 0.03, 10
-    left, first = np.empty((2, 2)), np.empty(2)
-    for i, spread in enumerate((noise, part["near"])):
-        net = NETWORKS[part["kind"]][0](part["examples"], origin=went.minima, noise=spread)
-        run = simulate(
-            net,
-            eta=eta,
-            rho=rho,
-            power=[1.0, power],
-            steps=steps,
-            seed=0,
-            lengths=True,
-            observe={"end": History("lambda_max", steps), "slope": History("grad_norm", steps)},
-            compile=False,
-            progress="",
-        )
-        assert run.lengths is not None
-        left[i] = run.observed["end"][:, -1] / run.observed["end"][:, 0]
-        law = rho * run.observed["slope"][1, 0] ** (1 - power)
-        first[i] = float(run.lengths[1, 0]) / law
-    return Check(
-        f"{went.name}: share of λ_max left after {steps} steps, p = 1 and p = {power:g}, from "
-        f"{noise:g} and from {part['near']:g} beside the minimum",
-        predicted="p = 1: the same; p = 1.25: the first ‖ε‖ is ρ‖g‖^(−¼), without a bound, and "
-        "throws the iterate out of the valley",
-        measured=f"p = 1: {left[0, 0]:.3f} and {left[1, 0]:.3f}; p = {power:g}: {left[0, 1]:.3f} "
-        f"and {left[1, 1]:.3f}; first ‖ε‖ over ρ‖g‖^(−¼): {first[0]:.6f} and {first[1]:.6f}",
-        tolerance="p = 1 within .05; p = 1.25 from the nearer start below .7",
-        holds=bool(abs(left[0, 0] - left[1, 0]) < 0.05 and left[1, 1] < 0.7),
-    )
-
-
 def _drawn(went: Ways) -> list[Axes]:
     """λ_max of the first minimum's runs, over steps and over τ."""
     looks = went.tau.shape[-1]
@@ -217,18 +217,22 @@ def _drawn(went: Ways) -> list[Axes]:
 
 CLAIM = Claim(
     name="clock",
-    title="One clock for every p, ρ and η on a network",
+    title="One clock for p, ρ and η on a network",
     statement=(
-        "From one minimum of a network, SAM's drift to flatter ones is the same way for every p, "
-        "ρ and η with a short bounce; only its speed differs. Counted in "
-        "τ = Σ (2/(ηλ⁴))(ηρλ²/(2−ηλ))^(2/p), λ_max(τ) is one curve, without a free constant."
+        "From one minimum of a network, SAM of any p, ρ and η with a short bounce drifts a "
+        "similar way at its own speed. Counted in τ = Σ (2/(ηλ⁴))(ηρλ²/(2−ηλ))^(2/p), without a "
+        "free constant, the settings get to a smaller λ_max far closer together than in steps: "
+        "leave p, ρ or η out of the clock and the factor between them is at least squared. Any p "
+        "means ½, ¾ and 1, and 1¼ on the MLP, where they arrive. They do not agree to the law's "
+        "own error, ((a + r)/ℓ)²."
     ),
     source="Derived here.",
     expected="holds",
     because=(
         "The law of the drift has p, ρ and η in a factor that depends on λ_max alone. It is for a "
         "single leading eigenvalue, a short bounce, and a drift so slow that all other modes "
-        "follow; none of it is quite so here, and the ways agree to a tenth or two."
+        "follow. None of it is quite so here: eigenvalues meet, and a network has modes slower "
+        "than any drift. No tolerance for that is derived, so τ is held against poorer clocks."
     ),
     measure=measure,
     settings={
@@ -271,11 +275,12 @@ CLAIM = Claim(
     full={
         "networks": [
             {**MLP, "minima": 4, "search_steps": 12_000, "steps": 24_000},
-            {**CONV, "minima": 4, "steps": 12_000},
+            # By the law most settings get to these levels in these steps, and too few to .5.
+            {**CONV, "levels": [0.6, 0.7], "minima": 4, "steps": 12_000},
             {
                 **CONV,
                 "examples": 50,
-                "decides": False,
+                "levels": [0.6, 0.7],
                 "minima": 2,
                 "search_steps": 4_000,
                 "steps": 8_000,
@@ -285,6 +290,6 @@ CLAIM = Claim(
     derived=(
         "With τ = Σ (2/(ηλ⁴))(ηρλ²/(2−ηλ))^(2/p) the drift is du/dτ = −P∇λ, whatever p, ρ and η."
     ),
-    takes=(3.0, 25.0, 300.0),
+    takes=(4.0, 29.0, 300.0),
     needs="scikit-learn's digits",
 )

@@ -22,7 +22,7 @@ def measure(settings: Settings) -> Evidence:
         convex_floors.by_step_size(settings, quadratics, random),
         *convex_floors.sharp(settings, quadratics),
         convex_floors.small_steps(settings, random),
-        *convex_floors.recalled(settings, quadratics, random),
+        *convex_floors.beyond_small_steps(settings, quadratics, random),
         *convex_floors.rates(settings),
         *usam,
         *descent.checks,
@@ -37,8 +37,8 @@ def measure(settings: Settings) -> Evidence:
                 "Excess loss at the end over the step size, in units of ½βa², which is that of the "
                 "quadratic's bounce. No loss ends above the dashed floor, and from ηβ = 2β/(α+β) "
                 "on, at the far right, the quadratics lie on it. For small steps at p = 1 other "
-                "losses end higher than the quadratic. The form often recalled as the floor "
-                "(p = 1) is too low at the far right.",
+                "losses end higher than the quadratic. The form for small steps, used beyond "
+                "them (p = 1), is too low at the far right.",
             ),
             Chart(
                 descent.drawn,

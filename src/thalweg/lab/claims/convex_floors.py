@@ -99,7 +99,7 @@ def floors(settings: Settings, family: str, found: Ends) -> list[Check]:
 
 
 def sharp(settings: Settings, found: Ends) -> list[Check]:
-    """The quadratics attain the floors of large steps; the form often recalled is too low."""
+    """The quadratics attain the floors of large steps; that of small steps is too low."""
     alpha, beta = settings["alpha"], settings["beta"]
     eta, rho, power = grid(settings)
     large = eta[:, 0, 0] >= 2 / (alpha + beta)
@@ -123,18 +123,18 @@ def sharp(settings: Settings, found: Ends) -> list[Check]:
     return checks
 
 
-def recalled_form(settings: Settings) -> Array:
-    """Return ηβ³ρ²/(2α(2−ηβ)), (products, radii): often recalled as the floor at p = 1."""
+def small_step_form(settings: Settings) -> Array:
+    """Return ηβ³ρ²/(2α(2−ηβ)), (products, radii): at p = 1 the floor of small steps."""
     eta, rho, _ = grid(settings)
     beta = settings["beta"]
     form: Array = eta * beta**3 * rho**2 / (2 * settings["alpha"] * (2 - eta * beta))
     return form[..., 0]
 
 
-def recalled(settings: Settings, quadratics: Ends, random: Ends) -> list[Check]:
-    """That form against the ends: too low for large steps; below them, nothing beyond it."""
+def beyond_small_steps(settings: Settings, quadratics: Ends, random: Ends) -> list[Check]:
+    """That form used beyond small steps: too low for large ones."""
     products, one = np.array(settings["products"]), settings["powers"].index(1.0)
-    form, rho = recalled_form(settings), settings["rho"][0]
+    form, rho = small_step_form(settings), settings["rho"][0]
     crossing = 2 * settings["beta"] / (settings["alpha"] + settings["beta"])
     above, x = products > crossing, settings["counterexample"]
     i = settings["products"].index(x)
@@ -142,7 +142,7 @@ def recalled(settings: Settings, quadratics: Ends, random: Ends) -> list[Check]:
     predicted = theory.convex_floor(x / settings["beta"], rho, settings["alpha"], settings["beta"])
     open_range = (products > 1) & (products < crossing)
     both = np.maximum(seen, random.excess[..., one])[open_range] / form[open_range]
-    what = "p = 1: the form ηβ³ρ²/(2α(2−ηβ)), often recalled as the floor"
+    what = "p = 1: ηβ³ρ²/(2α(2−ηβ)), the form for small steps, used beyond them"
     return [
         Check(
             f"{what}, at ηβ = {x:g} > 2β/(α+β) = {crossing:.4g}, ρ = {rho:g}",
@@ -292,8 +292,8 @@ def axes(settings: Settings, quadratics: Ends, random: Ends) -> list[Axes]:
 
 
 def _form(settings: Settings, fine: Array, unit: Array, power: float) -> list[Line]:
-    """The form often recalled, which is about p = 1."""
+    """The form for small steps, which is about p = 1."""
     if power != 1:
         return []
-    form = recalled_form({**settings, "products": fine.tolist()})[:, 0] / unit
-    return [Line(fine.tolist(), form.tolist(), "the form often recalled", "neutral", dash=True)]
+    form = small_step_form({**settings, "products": fine.tolist()})[:, 0] / unit
+    return [Line(fine.tolist(), form.tolist(), "the form for small steps", "neutral", dash=True)]

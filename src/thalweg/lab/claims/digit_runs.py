@@ -15,6 +15,7 @@ from thalweg.lab.claims.claim import Settings
 from thalweg.lab.digits import Digits
 from thalweg.lab.observe import History
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import beyond, interval
 from thalweg.results import Check
 
 Array = np.ndarray[Any, Any]
@@ -130,17 +131,6 @@ def _scores(values: Array, found: list[tuple[Array, Array]]) -> Scores:
     return Scores(values, validation, test)
 
 
-def interval(settings: Settings, statistic: Callable[[Array], float]) -> tuple[float, float, float]:
-    """Return a statistic of the seeds with its bootstrap interval.
-
-    Seeds are drawn anew (percentiles at 95 %); whatever is picked on validation is picked anew.
-    """
-    n, rng = settings["seeds"], np.random.default_rng(0)
-    draws = [statistic(seeds) for seeds in rng.integers(0, n, (settings["bootstrap"], n))]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(statistic(np.arange(n))), float(low), float(high)
-
-
 def difference(
     settings: Settings,
     what: str,
@@ -155,13 +145,7 @@ def difference(
     A ``sign`` of 0 predicts nothing: the difference is only reported.
     """
     value, low, high = interval(settings, statistic)
-    holds = None
-    if sign == 0:
-        pass
-    elif sign * low > 0 and sign * high > 0:
-        holds = True
-    elif (sign * low < 0 and sign * high < 0) or low == high:  # no spread: nothing differs
-        holds = False
+    holds = beyond(low, high, sign=sign) if sign else None
     return Check(
         what,
         predicted,

@@ -53,11 +53,11 @@ def measure(settings: Settings) -> Evidence:
         [_map(powers, product, kinds), drift_axes, trap_axes],
         "What the power p does. Left: on one mode of a quadratic (ρλ = 1), with what theory has "
         "dashed. Only p = 0 rests at the minimum, and pays for it: its threshold falls to ηλ(1+ρλ) "
-        "= 2. Every p > 0 is bounded up to gradient descent's own ηλ = 2: on a bounce right of the "
-        "curve ηλ = 2 − 2/p, in chaos left of it. Middle: only p = 0 stops on a line of minima; "
-        "0 < p < 1 slows for ever, p = 1 goes on exponentially fast, p = 1.5 is "
-        "thrown about once its bounce has lost its hold. Right: from how far a saddle "
-        "holds the iterate. p > 1 is never held.",
+        "= 2. No p > 0 diverges below gradient descent's own ηλ = 2: it ends on a bounce right of "
+        "the curve ηλ = 2 − 2/p, in chaos left of it. Middle: only p = 0 stops on a line of "
+        "minima; 0 < p < 1 slows for ever, p = 1 goes on exponentially fast, p = 1.5 is thrown "
+        "about once its bounce has lost its hold. Right: from how far a saddle holds the iterate. "
+        "p > 1 is never held.",
     )
     second = Chart(
         [_sizes(points), tail_axes],
@@ -185,10 +185,11 @@ CLAIM = Claim(
     title="What the exponent does",
     statement=(
         "With ε = ρ g/‖g‖^p, p = 0 is the only power that rests at a minimum, has ρ in its "
-        "threshold, and stops on a line of minima. Every p > 0 is bounded wherever gradient "
-        "descent is stable and never stops: on a bounce at every step size for p ≤ 1, for "
-        "p > 1 only where ηλ > 2 − 2/p, below which it is chaotic with heavy tails and goes along "
-        "minima by jumps. Saddles trap for p ≤ 1; along one direction never above."
+        "threshold, and stops on a line of minima. No p > 0 diverges where gradient descent is "
+        "stable, nor stops: for p ≤ 1 it ends on a bounce at every step size, for p > 1 only where "
+        "ηλ > 2 − 2/p. Below that it is chaotic: its law stays put, but has heavy tails, so that "
+        "single excursions have no bound, and it goes along minima by jumps. Saddles trap for "
+        "p ≤ 1; along one direction never above."
     ),
     source=(
         "Derived here. The two roles of normalization are those of Dai, Ahn and Sra, NeurIPS 2023; "

@@ -185,8 +185,8 @@ def what_happens(settings: Settings) -> tuple[Array, Array, Array, Check, int]:
     agree = (kinds == kinds[..., :1]).all(-1) | np.isnan(kinds).all(-1)
     check = Check(
         f"rest, bounce, chaos or divergence over (p, ηλ), ρλ = 1, {shape[2]} starts",
-        predicted="p = 0: rest iff ηλ(1+ρλ) < 2; p > 0: bounded iff ηλ < 2, a bounce iff "
-        "ηλ > 2 − 2/p, else chaos (a positive Lyapunov exponent)",
+        predicted="p = 0: rest iff ηλ(1+ρλ) < 2; p > 0: diverges iff ηλ ≥ 2; a bounce "
+        "iff ηλ > 2 − 2/p, else chaos (a positive Lyapunov exponent)",
         measured=f"{int((~right).sum())} of {right.size} runs otherwise",
         tolerance="none otherwise",
         holds=bool(right.all()),

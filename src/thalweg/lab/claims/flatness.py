@@ -43,17 +43,19 @@ def measure(settings: Settings) -> Evidence:
             Chart(
                 _maps(full, single, settings),
                 "The plane of minima: paths over the level lines of λ_max and of the trace, with "
-                "the predicted ends (crosses); then both on the way. Gradient descent and USAM "
-                "stay where they fell into the valley. SAM goes to the least λ_max, at the price "
-                "of a larger trace; 1-SAM, one example a step, to a point near the least trace.",
+                "the predicted ends (crosses); then both on the way. Predicted: gradient descent "
+                "and USAM stay where they fell into the valley; SAM goes to the least λ_max, at "
+                "the price of a larger trace; 1-SAM, one example a step, to a point near the "
+                "least trace.",
             ),
             Chart(
                 [ends(single, settings), misses],
-                "Left: where 1-SAM ends (mean over seeds, bars are 95 % intervals): u₁ is .54 at "
-                "the least trace and 1 at the least λ_max. It goes from one to the other as the "
-                "step size grows, along the predicted curves; a smaller power takes it nearer to "
-                "the least λ_max, too. Right: where full-batch SAM is after some time, against "
-                "the law and against the law without its factor of finite step size.",
+                f"Left: where 1-SAM ends (mean over seeds, bars are 95 % intervals): u₁ is "
+                f"{single_example_end(0.0)[0]:.2f} at the least trace and {SHARPEST[0]:g} at the "
+                "least λ_max. By the predicted curves it goes from one to the other as the step "
+                "size grows, and nearer to the least λ_max at a smaller power. Right: where "
+                "full-batch SAM is after some time, against the law and against the law without "
+                "its factor of finite step size.",
             ),
         ],
         runs=4 + len(settings["single"]) * settings["seeds"] + len(settings["legs"]),
@@ -278,7 +280,7 @@ CLAIM = Claim(
             [0.1, 0.05, 1.25],
         ],
         "single_steps": 20_000,
-        "seeds": 16,
+        "seeds": 64,
         "every": 40,
         "leg_start": [0.0, 0.8],
         "leg_steps": 20_000,
@@ -290,8 +292,8 @@ CLAIM = Claim(
         "full_steps": 2200,
         "single": [[0.01, 0.3, 1.0], [0.1, 0.08, 1.0], [0.1, 0.05, 0.75], [0.1, 0.07, 1.25]],
         "single_steps": 4000,
-        "seeds": 8,
+        "seeds": 64,
         "leg_steps": 2000,
     },
-    full={"full_steps": 40_000, "single_steps": 60_000, "seeds": 64},
+    full={"full_steps": 40_000, "single_steps": 60_000},
 )

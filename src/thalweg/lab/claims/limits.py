@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.observe import Maximum
-from thalweg.lab.problems import Params, Problem
+from thalweg.lab.problems import Quartic
 from thalweg.lab.sensing import MatrixSensing
 from thalweg.lab.simulate import simulate
 from thalweg.results import Axes, Chart, Check, Line
-
-
-class Quartic(Problem):
-    r"""The loss of fourth degree in one variable: :math:`L(w) = \tfrac14 w^4`.
-
-    Its curvature 3w² vanishes at the minimum and has no bound. The gradient at w + ε is
-    (w + ρ)³, so a bounce of amplitude a needs :math:`\eta(a + \rho)^3 = 2a`. The smallest value
-    of (a + ρ)³/a is 27ρ²/4, at a = ρ/2: there is no bounce, and every start diverges, above
-
-    .. math:: \rho^* = \sqrt{8 / (27\eta)}
-
-    Args:
-        start: The point to start from.
-
-    Example:
-        >>> quartic = Quartic(2.0)
-        >>> w = quartic.start(torch.tensor([0]))
-        >>> float(quartic.loss(w)), float(quartic.gradient(w)["w"])
-        (4.0, 8.0)
-    """
-
-    def __init__(self, start: float) -> None:
-        self.point = start
-
-    def start(self, seeds: Tensor) -> Params:
-        """Return ``{"w": (B,)}``."""
-        return {"w": torch.full(seeds.shape, self.point, dtype=self.dtype, device=seeds.device)}
-
-    def loss(self, params: Params, batch: Any = None) -> Tensor:
-        """Return w⁴/4, (B,)."""
-        return params["w"] ** 4 / 4
-
-    def gradient(self, params: Params, batch: Any = None) -> Params:
-        """Return w³."""
-        return {"w": params["w"] ** 3}
 
 
 def measure(settings: Settings) -> Evidence:
@@ -70,8 +32,8 @@ def measure(settings: Settings) -> Evidence:
         seeds=list(range(settings["seeds"])),
         dtype="float64",
         found=(
-            "On w⁴/4 SAM is bounded at 0.999 and diverges at 1.001 of ρ* = √(8/(27η)). In matrix "
-            "sensing the share of runs that diverge is "
+            f"On w⁴/4, ρ* = √(8/(27η)): at 0.999 ρ* {exact[0].measured}, at 1.001 ρ* "
+            f"{exact[1].measured}. In matrix sensing the share of runs that diverge is "
             + ", ".join(f"{share:.2g} at ρ = {rho:g}" for rho, share in out)
             + f" (n = {settings['seeds']} seeds)."
         ),
@@ -98,7 +60,7 @@ def _quartic(settings: Settings) -> tuple[list[Check], Axes, int]:
     # The smaller root of η(a+ρ)³ = 2a in units of ρ*: (a+s)³ = (27/4) a.
     bounce = np.array([_smaller_root(s) for s in shares[inside]])
     off = np.abs(size[:, inside] / bounce - 1).max()
-    at = f"at η = {', '.join(f'{e:g}' for e in eta)}"
+    at, middle = f"at η = {', '.join(f'{e:g}' for e in eta)}", len(eta) // 2
     checks = [
         Check(
             f"SAM on w⁴/4, ρ = 0.999 of √(8/(27η)), {at}",
@@ -121,8 +83,8 @@ def _quartic(settings: Settings) -> tuple[list[Check], Axes, int]:
             "1e-6 of the prediction",
             bool(off < 1e-6),
         ),
+        _from_afar(settings, float(eta[middle])),
     ]
-    middle = len(eta) // 2
     line = np.linspace(0.02, 1, 100)
     axes = Axes(
         f"A quartic: SAM on w⁴/4, η = {eta[middle]:g}",
@@ -150,10 +112,48 @@ def _quartic(settings: Settings) -> tuple[list[Check], Axes, int]:
     return checks, axes, run.diverged.size
 
 
+def _from_afar(settings: Settings, eta: float) -> Check:
+    """Below the threshold a start beyond the larger root diverges all the same."""
+    shares, edge = settings["far_shares"], float(np.sqrt(8 / (27 * eta)))
+    sides, out = (0.99, 1.01), []
+    for share in shares:
+        for side in sides:
+            run = simulate(
+                Quartic(side * _larger_root(share) * edge),
+                eta=eta,
+                rho=share * edge,
+                steps=settings["far_steps"],
+                ceiling=1e6,
+                observe={},
+                compile=False,
+                progress="",
+            )
+            out.append(bool(run.diverged))
+    listed = ", ".join(f"{share:g}" for share in shares)
+    inside, beyond = out[::2], out[1::2]
+    return Check(
+        f"SAM on w⁴/4 at η = {eta:g}, ρ = {listed} of √(8/(27η)), from .99 and 1.01 of the larger "
+        "root",
+        "bounded, diverges",
+        f"{sum(inside)} and {sum(beyond)} of {len(shares)} diverged",
+        "none and all",
+        not any(inside) and all(beyond),
+    )
+
+
 def _smaller_root(share: float) -> float:
     """The smaller positive root a of (a + s)³ = (27/4) a, for 0 < s ≤ 1."""
+    return min(_roots(share))
+
+
+def _larger_root(share: float) -> float:
+    """The larger one. Within it |w| shrinks or bounces, beyond it grows."""
+    return max(_roots(share))
+
+
+def _roots(share: float) -> list[float]:
     roots = np.roots([1, 3 * share, 3 * share**2 - 27 / 4, share**3])
-    return float(min(r.real for r in roots if r.real > 0))
+    return [float(r.real) for r in roots if r.real > 0]
 
 
 def _sensing(
@@ -233,8 +233,9 @@ CLAIM = Claim(
     statement=(
         "That normalization takes ρ out of the stability threshold needs a bound on the curvature "
         "everywhere. On a loss of fourth degree there is none, and SAM (p = 1) diverges at large "
-        "ρ, however small ηλ is at the minimum: on w⁴/4 exactly above ρ = √(8/(27η)), in matrix "
-        "sensing (η = 0.05) from ρ = 3 on at the latest."
+        "ρ, however small ηλ is at the minimum: in matrix sensing (η = 0.05) from ρ = 3 on at the "
+        "latest; on w⁴/4 exactly above ρ = √(8/(27η)), from a start within the larger root of "
+        "η(a + ρ)³ = 2a."
     ),
     source="Derived here.",
     expected="holds",
@@ -242,7 +243,10 @@ CLAIM = Claim(
         "SAM takes its gradient ρ away from the minimum. Where the gradient grows faster than "
         "linearly, a step from there leads farther than the bounce came from."
     ),
-    derived=("On w⁴/4 a bounce exists only for ρ ≤ √(8/(27η)); above, every start diverges."),
+    derived=(
+        "On w⁴/4 a bounce exists only for ρ ≤ √(8/(27η)); above, every start diverges, below it "
+        "those beyond the larger root of η(a + ρ)³ = 2a."
+    ),
     measure=measure,
     takes=(1.0, 4.0, 50.0),
     settings={
@@ -250,6 +254,8 @@ CLAIM = Claim(
         "quartic_shares": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98],
         "quartic_start": 0.01,
         "quartic_steps": 5_000,
+        "far_shares": [0.5, 0.9],
+        "far_steps": 1_000,
         "task": {"d": 20, "rank": 2, "measurements": 100},
         "eta": 0.05,
         "seeds": 8,

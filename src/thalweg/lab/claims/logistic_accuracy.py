@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from thalweg.lab.claims.claim import Settings
-from thalweg.lab.claims.seeds import Array, mean
 from thalweg.lab.logistic import Logistic
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array, mean
 from thalweg.results import Axes, Check, Line
 from thalweg.results.record import Role
 

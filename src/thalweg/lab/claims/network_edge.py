@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from thalweg import theory
-from thalweg.lab.claims import seeds as over
+from thalweg.lab import statistics as over
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.networks import TanhMLP
 from thalweg.lab.observe import History
@@ -91,9 +91,9 @@ def _on_the_edge(settings: Settings, cell: tuple[float, float], late: Array, end
     """λ_max over the edge: the median over the second half of the run, for every seed."""
     power, rho = cell
     tolerance = settings["sam_tolerance" if power else "usam_tolerance"]
-    law = (
-        "the edge at the iterate's own ‖g‖" if power else f"{theory.edge(settings['eta'], rho):.4g}"
-    )
+    law = f"{theory.edge(settings['eta'], rho):.4g}"
+    if power:
+        law = "the edge at the iterate's own ‖g‖: seen in this way alone, ‖g‖ = ηρλ²/(2−ηλ)"
     return Check(
         f"{_name(power, rho)}: λ_max over the edge, median over the second half of "
         f"{settings['steps']} steps",
@@ -257,7 +257,8 @@ CLAIM = Claim(
     because=(
         "The edge is where a step along the top eigenvector neither shrinks nor grows. For USAM "
         "it has no ‖g‖ in it, so nothing in the run can make it true. For SAM λ_max = edge is the "
-        "same equation as ‖g‖ = ηρλ²/(2−ηλ): the bounce sets ‖g‖ so that it holds."
+        "same equation as ‖g‖ = ηρλ²/(2−ηλ): the bounce sets ‖g‖ so that it holds. Nothing here "
+        "is of a power between 0 and 1."
     ),
     measure=measure,
     settings={

@@ -105,12 +105,13 @@ def _train(text: str) -> Runs:
         rivals.append(rival)
         trained += networks
     floors = [rival.own[0].mean() for rival in rivals]
-    curves, common = {}, {}
+    curves: dict[str, tuple[Curve, ...]] = {}
+    common: dict[str, tuple[int, ...]] = {}
     for power, cap, low, high in settings["methods"]:
         title = label(power, cap)
         method = Method(power=power, max_norm=math.inf if cap is None else cap)
         free = curves.get(label(power, None), (None,) * len(tasks))  # the same without a cap
-        runs = [
+        runs: list[Callable[[Iterable[int]], Curve]] = [
             functools.partial(_points, task, method, settings, f"{name}, {title}", known)
             for name, task, known in zip(names, tasks, free, strict=True)
         ]

@@ -69,7 +69,8 @@ def rival_of(task: Problem, name: str, settings: Settings) -> tuple[Rival, int]:
             validation, test = (done[q][i].T for q in ACCURACIES)  # (looks, seeds) each
             found[k] = validation, test
 
-    run(list(range(*settings["eta"], 3)))
+    low, high = settings["eta"]
+    run(list(range(low, high, 3)))
     best = max(found, key=lambda k: float(found[k][0][middle].mean()))
     fine = {best + d for d in range(-settings["fine"], settings["fine"] + 1)} | {0}
     if fine - set(found):

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.lab.claims.robust_runs import Curve, Rival, Runs
+from thalweg.lab import statistics
+from thalweg.lab.claims.robust_runs import Curve, Runs
+from thalweg.lab.claims.robust_sgd import Rival
 
 Array = np.ndarray[Any, Any]
 
@@ -35,8 +37,7 @@ def weights(seeds: int, draws: int) -> Array:
         >>> weights(4, 2).sum(axis=1).tolist()
         [1.0, 1.0, 1.0]
     """
-    drawn = np.random.default_rng(0).integers(0, seeds, (draws, seeds))
-    counts = (drawn[:, :, None] == np.arange(seeds)).sum(1)
+    counts = (statistics.resampled(seeds, draws)[:, :, None] == np.arange(seeds)).sum(1)
     return np.concatenate([np.ones((1, seeds)), counts]) / seeds
 
 
@@ -124,18 +125,18 @@ def mean(values: Array) -> Mean:
         >>> print(mean(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])))
         +2.00 ± 2.48 (t, n = 3 tasks) [+2.00, +2.00] (bootstrap over seeds)
     """
-    from scipy import stats  # scikit-learn brings it
+    from scipy.special import stdtr  # scikit-learn brings it
 
     row, n = values[0], values.shape[1]
-    low, high = np.percentile(values[1:].mean(1), [2.5, 97.5])
+    low, high = statistics.percentiles(values[1:].mean(1))
     error = float(row.std(ddof=1)) / n**0.5 if n > 1 else float("nan")
     value = float(row.mean())
     if error > 0:
-        p_value = float(2 * stats.t.sf(abs(value) / error, n - 1))
+        p_value = float(2 * stdtr(n - 1, -abs(value) / error))
     else:  # the same for every task
         p_value = 1.0 if value == 0 or n == 1 else 0.0
-    half = error * float(stats.t.ppf(0.975, n - 1)) if n > 1 else float("inf")
-    return Mean(value, n, half, float(low), float(high), p_value)
+    half = float(statistics.mean(row).half) if n > 1 else float("inf")
+    return Mean(value, n, half, low, high, p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -29,6 +29,16 @@ def noisy(settings: Settings) -> list[int]:
     return [t for t, (_, _, arguments) in rows if arguments.get("label_noise")]
 
 
+def left_out(settings: Settings) -> str:
+    """Return the tasks and methods that a full study has beside these; empty if there are none."""
+    names = {name for name, *_ in settings["tasks"]}
+    titles = {label(*row[:2]) for row in settings["methods"]}
+    tasks = [name for name, *_ in TASKS if name not in names]
+    methods = [t for t in (label(*row[:2]) for row in METHODS) if t not in titles]
+    missing = (("tasks", tasks), ("methods", methods))
+    return " and ".join(f"the {what} ({'; '.join(left)})" for what, left in missing if left)
+
+
 _NOISY: Settings = {"label_noise": 0.3}
 #: Name, kind and arguments; what is not told is as in :class:`thalweg.lab.Digits`.
 TASKS: list[list[Any]] = [
@@ -70,4 +80,16 @@ SETTINGS: Settings = {
     "looks": 15,  # at ‖g‖ along a training
     "matched": [0.1, 0.3, 0.6, 1.0],
     "bootstrap": 2000,
+    "tasks": TASKS[:12],
+    "methods": STANDARD,
+    "seeds": 3,
 }
+QUICK: Settings = {
+    "tasks": [TASKS[0], TASKS[5], TASKS[7]],
+    "methods": STANDARD[:2],
+    "steps": 300,
+    "fine": 0,
+    "extend": 0,
+    "bootstrap": 500,
+}
+FULL: Settings = {"tasks": TASKS, "methods": METHODS, "seeds": 10}

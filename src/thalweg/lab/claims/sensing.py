@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
-from thalweg.lab.claims.seeds import Array, Mean, geometric, mean
 from thalweg.lab.claims.sensing_floor import Floor
 from thalweg.lab.observe import History
 from thalweg.lab.sensing import MatrixSensing
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array, Mean, geometric, mean
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
 
@@ -57,10 +57,11 @@ def measure(settings: Settings) -> Evidence:
         found=(
             f"From the far start SAM (ρ = 0.1) ends with {ended[0].mean:.2g} of gradient descent's "
             f"trace of the Hessian and {ended[1].mean:.2g} of its test error (n = {len(seeds)}, "
-            f"{settings['far_steps']} steps). From the minimum USAM stays at "
-            f"{max(s for s in settings['shares'] if s < 1):g} and leaves at "
-            f"{min(s for s in settings['shares'] if s > 1):g} of ρ*; SAM drifts from ρ = "
-            f"{min(settings['rates_rho']):g} up, at {share:.3g} of the predicted speed."
+            f"{settings['far_steps']} steps). From the minimum USAM goes at most "
+            f"{leaves[0].measured} times as far as gradient descent at "
+            f"{max(s for s in settings['shares'] if s < 1):g} of ρ*, at least "
+            f"{leaves[1].measured} times at {min(s for s in settings['shares'] if s > 1):g}; SAM "
+            f"drifts at {share:.3g} of the predicted speed."
         ),
     )
 

@@ -15,6 +15,7 @@ from thalweg.ascent.ball import Ball
 from thalweg.lab.claims.claim import Settings
 from thalweg.lab.parts import part
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import mean
 from thalweg.lab.wide import OneBall, OwnBalls, WideDigits, training_set
 from thalweg.results import Axes, Check, Line
 from thalweg.results.record import Role
@@ -39,8 +40,6 @@ WAYS: list[tuple[str, Callable[[WideDigits], Ball], tuple[float, ...], Role]] = 
     ("one ball", one_ball, (-1.5, -0.5, 0.5), "p=1"),
     ("a ball each", own_balls, (0.0, 0.0, 0.0), "neutral"),
 ]
-#: Quantile .975 of Student's t for n - 1 degrees of freedom, by n.
-_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
 
 
 def effects(settings: Settings) -> dict[str, Array]:
@@ -107,20 +106,17 @@ def flat(
     """
     checks, allowed, widths = [], settings["slope_error"], settings["widths"]
     for steps, found in zip(settings["looks"], effects[name], strict=True):
-        each = _slopes(settings, found)
-        n = len(each)
-        half = _T[n] * each.std(0, ddof=1) / n**0.5
-        mean = each.mean(0)
-        off = np.abs(mean - np.array(law))
+        each = mean(_slopes(settings, found).T)
+        off = np.abs(each.mean - np.array(law))
         checks.append(
             Check(
                 f"{name}, after {steps} steps, width {widths[0]} to {widths[-1]}: what ε changes "
                 f"in the output of the {', '.join(_LAYERS)} layer goes as the width to the power",
                 predicted=", ".join(f"{value:+g}" for value in law),
                 measured=", ".join(
-                    f"{value:+.2f} ± {h:.2f}" for value, h in zip(mean, half, strict=True)
+                    f"{value:+.2f} ± {h:.2f}" for value, h in zip(each.mean, each.half, strict=True)
                 )
-                + f" (t, 95 %, n = {n} seeds)",
+                + f" (t, 95 %, n = {each.n} seeds)",
                 tolerance=f"{allowed:g} each",
                 holds=bool((off <= allowed).all()),
             )
@@ -142,10 +138,10 @@ def effect_axes(settings: Settings, effects: dict[str, Array]) -> list[Axes]:
     for i, layer in enumerate(_LAYERS):
         lines = []
         for name, _, law, role in WAYS:
-            mean = np.exp(np.log(np.maximum(effects[name][-1, ..., i], 1e-300)).mean(1))
-            predicted = mean[0] * (widths / widths[0]) ** law[i]
+            middle = np.exp(np.log(np.maximum(effects[name][-1, ..., i], 1e-300)).mean(1))
+            predicted = middle[0] * (widths / widths[0]) ** law[i]
             lines += [
-                Line(widths.tolist(), mean.tolist(), name, role, points="both"),
+                Line(widths.tolist(), middle.tolist(), name, role, points="both"),
                 Line(widths.tolist(), predicted.tolist(), "law", "theory", dash=True),
             ]
         axes.append(

@@ -13,6 +13,7 @@ from thalweg.lab.claims.robust_tasks import TASKS, task_of
 from thalweg.lab.parts import part
 from thalweg.lab.problems import Problem
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Mean, beyond, inside, mean
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
 
@@ -42,6 +43,7 @@ class _Task:
         sgd: SGD on the test, (seeds,).
         lengths: USAM's ‖ε_t‖ at the best ρ, mean over seeds, (steps,).
         best: The index of USAM's best ρ on validation, a step below the last at most.
+        ended: Whether an end of the grid is best, so that the best one may lie beyond.
         diverged: How many of USAM's networks left every bound.
     """
 
@@ -50,6 +52,7 @@ class _Task:
     sgd: Array
     lengths: Array
     best: int
+    ended: bool
     diverged: int
 
 
@@ -66,15 +69,17 @@ def measure(settings: Settings) -> Evidence:
     loop = [_difference(tasks, step, lambda t, k: _minus(t, k, _YOKED, _USAM)) for step in (0, 1)]
     drop = _difference(tasks, 0, lambda t, k: t.test[_USAM][k + 1] - t.test[_USAM][k])
     shuffled, constant = (_difference(tasks, 0, _between(m)) for m in (_SHUFFLED, _CONSTANT))
+    pairs = list(zip(settings["tasks"], tasks, strict=True))
+    ended = [name for (name, *_), t in pairs if t.ended]
     checks = [
-        _within(f"{_YOKED} minus USAM, at USAM's best ρ", loop[0], margin),
-        _within(f"{_YOKED} minus USAM, at {far}", loop[1], margin),
+        _within(f"{_YOKED} minus USAM, at USAM's best ρ", loop[0], margin, ended),
+        _within(f"{_YOKED} minus USAM, at {far}", loop[1], margin, ended),
         Check(
             "there is something to explain: USAM at its best ρ minus SGD",
             "above 0",
             _text(gain),
             "95 % t interval above 0",
-            _outside(gain, 0.0, 1),
+            beyond(float(gain.low), float(gain.high)),
         ),
     ]
     for what, value in [
@@ -88,7 +93,6 @@ def measure(settings: Settings) -> Evidence:
     ]:
         checks.append(Check(what, "none made", _text(value), "none", None, decides=False))
     gone = sum(t.diverged for t in tasks)
-    pairs = zip(settings["tasks"], tasks, strict=True)
     best = ", ".join(f"{name} {at[t.best]:.2g}" for (name, *_), t in pairs)
     text = f"{best}; {gone} of USAM's networks diverged"
     checks.append(Check("USAM's best ρ, by task", "none made", text, "none", None, decides=False))
@@ -101,9 +105,10 @@ def measure(settings: Settings) -> Evidence:
         found=(
             f"SAM under the lengths ‖ε‖ of another seed's USAM run minus USAM: {_short(loop[0])} "
             f"points at USAM's best ρ and {_short(loop[1])} at {far}, where USAM itself has lost "
-            f"{-drop[0]:.1f}. The same lengths in random order, minus that SAM, at USAM's best ρ: "
-            f"{_short(shuffled)}; their mean: {_short(constant)} ({len(tasks)} tasks, "
+            f"{-drop.mean:.1f}. The same lengths in random order, minus that SAM, at USAM's best "
+            f"ρ: {_short(shuffled)}; their mean: {_short(constant)} ({len(tasks)} tasks, "
             f"{settings['seeds']} seeds, 95 % t intervals over seeds)."
+            + (f" USAM's best ρ is an end of the grid: {', '.join(ended)}." if ended else "")
         ),
     )
 
@@ -111,13 +116,15 @@ def measure(settings: Settings) -> Evidence:
 def _task(task: Problem, name: str, settings: Settings) -> _Task:
     """Train one task, or take it from an earlier try at this study."""
     made = part(lambda: _trained(task, name, settings), name)
-    best = int(made["validation"][0].mean(1)[:-1].argmax())
+    usam = made["validation"][0].mean(1)
+    best = int(usam[:-1].argmax())
     return _Task(
         validation=dict(zip(_ROLES, made["validation"], strict=True)),
         test=dict(zip(_ROLES, made["test"], strict=True)),
         sgd=made["sgd"],
         lengths=made["lengths"][best],
         best=best,
+        ended=int(usam.argmax()) in (0, len(usam) - 1),
         diverged=int(made["diverged"]),
     )
 
@@ -162,61 +169,37 @@ def _between(one: str) -> Any:
     return lambda task, k: _minus(task, k, one, _YOKED)
 
 
-def _difference(tasks: list[_Task], step: int, of: Any) -> tuple[float, float, int]:
-    """A difference in points, mean over tasks: the mean and half its t interval over seeds, n.
-
-    It is taken so many steps of the grid above USAM's best ρ.
-    """
-    return _interval(100 * np.mean([of(t, t.best + step) for t in tasks], axis=0))
+def _difference(tasks: list[_Task], step: int, of: Any) -> Mean:
+    """A difference in points, mean over tasks, so many steps of the grid above USAM's best ρ."""
+    return mean(100 * np.mean([of(t, t.best + step) for t in tasks], axis=0))
 
 
-def _own(tasks: list[_Task]) -> tuple[float, float, int]:
+def _own(tasks: list[_Task]) -> Mean:
     """USAM minus SAM of constant length, each at what its own validation picks."""
     rows = []
     for t in tasks:
         picks = {m: int(t.validation[m].mean(1).argmax()) for m in (_USAM, _CONSTANT)}
         rows.append(t.test[_USAM][picks[_USAM]] - t.test[_CONSTANT][picks[_CONSTANT]])
-    return _interval(100 * np.mean(rows, axis=0))
+    return mean(100 * np.mean(rows, axis=0))
 
 
-def _interval(values: Array) -> tuple[float, float, int]:
-    from scipy import stats  # scikit-learn brings it
-
-    n = values.size
-    half = float(stats.t.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / n**0.5
-    return float(values.mean()), half, n
+def _short(value: Mean) -> str:
+    return f"{value.mean:+.2f} ± {value.half:.2f}"
 
 
-def _short(value: tuple[float, float, int]) -> str:
-    return f"{value[0]:+.2f} ± {value[1]:.2f}"
+def _text(value: Mean) -> str:
+    return f"{_short(value)} points (95 % t interval, n = {value.n} seeds)"
 
 
-def _text(value: tuple[float, float, int]) -> str:
-    return f"{_short(value)} points (95 % t interval, n = {value[2]} seeds)"
-
-
-def _outside(value: tuple[float, float, int], bound: float, sign: int) -> bool | None:
-    """Whether the interval lies beyond a bound; None where it includes it."""
-    low, high = value[0] - value[1] - bound, value[0] + value[1] - bound
-    if sign * low > 0 and sign * high > 0:
-        return True
-    return False if max(sign * low, sign * high) <= 0 else None
-
-
-def _within(what: str, value: tuple[float, float, int], margin: float) -> Check:
+def _within(what: str, value: Mean, margin: float, ended: list[str]) -> Check:
     """Return a check that a difference is smaller than a margin, fixed before."""
-    low, high = value[0] - value[1], value[0] + value[1]
-    holds = None
-    if -margin <= low and high <= margin:
-        holds = True
-    elif high < -margin or low > margin:
-        holds = False
+    remark = f"; USAM's best ρ is an end of the grid, extend it: {', '.join(ended)}"
     return Check(
         what,
         predicted="none to speak of: the lengths are all that counts",
-        measured=_text(value),
+        measured=_text(value) + (remark if ended else ""),
         tolerance=f"95 % interval within ±{margin:g} point",
-        holds=holds,
+        holds=None if ended else inside(float(value.low), float(value.high), margin),
     )
 
 
@@ -226,13 +209,12 @@ def _charts(settings: Settings, tasks: list[_Task], at: Array) -> list[Chart]:
         lines = []
         for title, (role, dash) in _ROLES.items():
             test = task.test[title]
-            half = np.array([_interval(row)[1] for row in test])
-            mean = test.mean(1)
-            band = {"low": (mean - half).tolist(), "high": (mean + half).tolist()}
+            over = mean(test)
+            band = {"low": over.low.tolist(), "high": over.high.tolist()}
             lines.append(
                 Line(
                     at.tolist(),
-                    mean.tolist(),
+                    over.mean.tolist(),
                     title,
                     role,
                     dash=dash,
@@ -276,10 +258,9 @@ CLAIM = Claim(
     ),
     expected="open",
     because=(
-        "At USAM's best ρ it holds: the difference lies within the margin, so that neither the "
-        "missing normalization nor any answer to the own gradient is needed for what USAM reaches; "
-        "the same lengths in another order, or their mean, do worse. At twice that ρ networks "
-        "either train or collapse, and even 20 seeds (+4.1 ± 5.8 points) do not decide it."
+        "At USAM's best ρ the lengths are all that tells USAM from SAM under them but for the "
+        "answer to the own gradient, so the margin should hold there. Above it a network trains or "
+        "collapses by chance, and the mean of a few such differences has a wide interval."
     ),
     measure=measure,
     settings={
@@ -289,7 +270,7 @@ CLAIM = Claim(
         "steps": 600,
         "margin": 1.0,
     },
-    quick={"tasks": [TASKS[0]], "rho": [-3, 0, 3], "seeds": 4, "steps": 300},
+    quick={"tasks": [TASKS[0]], "rho": [-6, -3, 0, 3], "seeds": 4, "steps": 300},
     full={
         "tasks": [TASKS[0], TASKS[2], TASKS[3], TASKS[7]],
         "rho": [-9, -6, -3, 0, 3, 6],
