@@ -58,7 +58,7 @@ def test_one_curve(speeds, holds):
 @pytest.mark.parametrize(("goes_by", "holds"), [(0.75, True), (1.0, False)])
 def test_a_clock_with_a_dial_left_out_must_do_worse(goes_by, holds):
     """The second run goes by p = ¾, as its setting says, or by 1."""
-    cells = [[1.0, 0.05, 0.04], [0.75, 0.05, 0.04], [1.0, 0.05, 0.02]]
+    cells = [[1.0, 0.05, 0.04], [0.75, 0.05, 0.04], [1.0, 0.05, 0.005]]
     at_ten, powers = np.full((1, 2), 10.0), (1.0, goes_by, 1.0)
     speed = [clock([p, *cell[1:]], at_ten, 1)[0, 1] for p, cell in zip(powers, cells, strict=True)]
     t = np.arange(400.0)
