@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from thalweg import __version__
-from thalweg.errors import ThalwegError, number
+from thalweg.errors import ThalwegError, number, whole
 
 app = typer.Typer(
     add_completion=False,
@@ -87,7 +87,7 @@ def study(
     """
     if quick and full:
         raise ThalwegError("one size must be asked for, got --quick and --full: take one of them")
-    side_by_side = os.cpu_count() or 1 if jobs is None else int(_number("--jobs", jobs, at_least=1))
+    side_by_side = os.cpu_count() or 1 if jobs is None else _whole("--jobs", jobs, at_least=1)
     import torch
 
     torch.set_flush_denormal(True)
@@ -191,6 +191,14 @@ def edge(
         typer.echo(json.dumps({**numbers, "without_rho": found.without_rho}))
     else:
         typer.echo(f"{found.value:.6g}\n{found.meaning}")
+
+
+def _whole(name: str, text: str, **bounds: Any) -> int:
+    """A whole number from the command line."""
+    value: object = text
+    with contextlib.suppress(ValueError):
+        value = int(text)
+    return whole(name, value, **bounds)
 
 
 def _number(name: str, text: str, **bounds: Any) -> float:
