@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 
 import torch
 from overhead_contestants import OURS, ZERO
 from overhead_timing import Timing
+from page_head import begin, verdict
 
 import thalweg
 
@@ -51,45 +46,22 @@ reports, temporaries inside operations included; 24 layers of 256 × 256, batch 
 """
 
 
-def cpu() -> str:
-    """The processor by its model name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def head(device: torch.device, load: float | None, *, quick: bool) -> list[str]:
-    command = shlex.join(["python", "benchmarks/overhead.py", *sys.argv[1:]])
     versions = {
-        "Python": platform.python_version(),
         "torch": torch.__version__,
         "thalweg": thalweg.__version__,
         "pytorch_optimizer": metadata.version("pytorch_optimizer"),
     }
-    where = f"{cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-    if device.type != "cpu":
-        where += f"; {torch.cuda.get_device_name(device)}"
-    lines = [
-        "# What SAM adds to a step",
-        "",
-        f"Written by `{command}` on {datetime.date.today()}; do not edit.",
-        "",
-        f"Machine: {where}.",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-    ]
-    if load is not None:
-        busy = " **Busy: the times are not to be trusted.**" if load >= 1 else ""
-        lines.append(f"Load of the machine before the run: {load:.2f}.{busy}")
-    if quick:
-        lines += ["", "**Tiny networks, for a test: the numbers mean nothing.**"]
-    return [*lines, ""]
-
-
-def verdict(met: bool, sure: bool) -> str:
-    return ("met" if met else "**not met**") + ("" if sure else ", within the noise")
+    where = f"; {torch.cuda.get_device_name(device)}" if device.type != "cpu" else ""
+    warning = "Tiny networks, for a test: the numbers mean nothing." if quick else ""
+    return begin(
+        "What SAM adds to a step",
+        "overhead.py",
+        versions,
+        load=load,
+        where=where,
+        warning=warning,
+    )
 
 
 def targets(timings: Sequence[Timing], memory: dict[str, tuple[float, float]]) -> list[str]:

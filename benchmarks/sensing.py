@@ -13,9 +13,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
-import datetime
-import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from simulator_page import cpu, verdict
+from page_head import begin, verdict
 
 import thalweg
 from thalweg import lab
@@ -143,28 +140,20 @@ def whole(steps: int) -> float:
 
 def head(load: float, *, quick: bool) -> list[str]:
     """Say what wrote the page, when, where, and beside what load."""
-    command = shlex.join(["python", "benchmarks/sensing.py", *sys.argv[1:]])
     versions = {
-        "Python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "thalweg": thalweg.__version__,
     }
     threads = torch.get_num_threads()
-    busy = " **Busy: the times are not to be trusted.**" if load >= 1 else ""
-    lines = [
-        "# How fast matrix sensing is",
-        "",
-        f"Written by `{command}` on {datetime.date.today()}; do not edit.",
-        "",
-        f"Machine: {cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}; "
-        f"{threads} thread{'s' if threads > 1 else ''}.",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-        f"Load of the machine before the run: {load:.2f}.{busy}",
-    ]
-    if quick:
-        lines += ["", "**A few steps, for a test: the numbers mean nothing.**"]
-    return [*lines, ""]
+    return begin(
+        "How fast matrix sensing is",
+        "sensing.py",
+        versions,
+        load=load,
+        where=f"; {threads} thread{'s' if threads > 1 else ''}",
+        warning="A few steps, for a test: the numbers mean nothing." if quick else "",
+    )
 
 
 def title(seeds: int) -> str:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from page_head import begin, verdict
 from simulator_c import FLAGS, ORDERS
 
 import thalweg
@@ -85,42 +80,21 @@ class Size:
         return float(np.median(self.seconds)) / (self.cells * self.steps)
 
 
-def cpu() -> str:
-    """The processor by its model name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def head(load: float, threads: int, *, quick: bool) -> list[str]:
-    command = shlex.join(["python", "benchmarks/simulator.py", *sys.argv[1:]])
     versions = {
-        "Python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "thalweg": thalweg.__version__,
     }
-    busy = " **Busy: the times are not to be trusted.**" if load >= 1 else ""
-    lines = [
-        "# How fast the simulator is",
-        "",
-        f"Written by `{command}` on {datetime.date.today()}; do not edit.",
-        "",
-        f"Machine: {cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}; "
-        f"{threads} threads.",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-        f"Load of the machine before the run: {load:.2f}.{busy}",
-    ]
-    if quick:
-        lines += ["", "**Tiny and not compiled, for a test: the numbers mean nothing.**"]
-    return [*lines, ""]
-
-
-def verdict(met: bool, sure: bool = True) -> str:
-    return ("met" if met else "**not met**") + ("" if sure else ", within the noise")
+    warning = "Tiny and not compiled, for a test: the numbers mean nothing." if quick else ""
+    return begin(
+        "How fast the simulator is",
+        "simulator.py",
+        versions,
+        load=load,
+        where=f"; {threads} threads",
+        warning=warning,
+    )
 
 
 def targets(maps: Sequence[Map], sizes: Sequence[Size]) -> list[str]:
