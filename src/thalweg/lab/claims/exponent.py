@@ -278,8 +278,8 @@ CLAIM = Claim(
         "map_eta_step": 0.025,
         "map_steps": 9_000,
         "chains": 200_000,
-        "across_chains": 4_000,
-        "across_steps": 4_000,
+        "across_chains": 10_000,
+        "across_steps": 1_500,  # later the mode that dies would leave the numbers of float64
         "tail_chains": 200_000,
         "tail_looks": 20,
         "tail_share": 0.0005,

@@ -22,6 +22,8 @@ TOP = 1.0
 CEILING = 1e45
 #: Steps between two looks at a path, for points that tell more; odd, so that a bounce changes side.
 APART = 5
+#: Looks in a row that a bounce must be seen in.
+LOOKS = 10
 
 
 def thresholds(settings: Settings) -> tuple[list[Check], int]:
@@ -172,10 +174,13 @@ def what_happens(settings: Settings) -> tuple[Array, Array, Array, Check, int]:
     seen = seen.observed["path"]
     last = np.abs(seen[:, -1])
     with np.errstate(divide="ignore", invalid="ignore"):
-        bounces = np.abs(seen[:, -1] + seen[:, -2]) < 1e-3 * last
+        # Chaos passes near the bounce, too, but does not stay.
+        then, now = seen[:, -LOOKS:-1], seen[:, 1 - LOOKS :]
+        bounces = (np.abs(now + then) < 1e-3 * np.abs(now)).all(-1)
         rests = last < 1e-30
         chaos = stretching(seen[:, :-1], eta, powers) > 0
-    kinds = np.select([settled.diverged, rests, bounces, chaos], [np.nan, 0.0, 1.0, 2.0], -1.0)
+    # The bounce of a small power is smaller than what else is taken for rest.
+    kinds = np.select([settled.diverged, bounces, rests, chaos], [np.nan, 1.0, 0.0, 2.0], -1.0)
     kinds = kinds.reshape(shape)
     x, p = product[None, :, None], power[:, None, None]
     predicted = np.where(p > 0, np.where(x > 2 - 2 / np.maximum(p, 1e-9), 1.0, 2.0), 0.0)
