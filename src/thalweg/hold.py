@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from thalweg import layout, sharded
 
 _FORM = operator.attrgetter("dtype", "device", "shape")
+_FORM_ON_CPU = operator.attrgetter("dtype", "shape")  # there is but one device to lie on
 #: Entries that are multiplied before they are added, on an accelerator.
 _BATCH = 2**22
 #: What every dtype can hold.
@@ -155,7 +156,8 @@ class Weights:
     def _room(self, moving: list[Tensor]) -> None:
         """Make room for a copy of each parameter, kept from step to step."""
         # A parameter can be given another dtype, device or shape between steps.
-        forms = list(map(_FORM, moving))
+        form = _FORM if torch.accelerator.is_available() else _FORM_ON_CPU
+        forms = list(map(form, moving))
         if _same(moving, self._known) and forms == self._forms:
             return
         unfit = []

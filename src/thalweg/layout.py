@@ -183,15 +183,17 @@ def pieces(*lists: Sequence[Tensor]) -> Iterator[tuple[Kind, list[Tensor]]]:
         rows: Sequence[Sequence[Tensor]] = lists
         if kind.mesh or len(places) < len(lists[0]):
             rows = [local([tensors[i] for i in places]) for tensors in lists]
+        rows = [[t.to_dense() if t.is_sparse else t for t in tensors] for tensors in rows]
         for vector in zip(*map(vectors, rows), strict=True):
             yield kind, list(vector)
 
 
-def vectors(tensors: Sequence[Tensor]) -> list[Tensor]:
+def vectors(tensors: Sequence[Tensor], multiple: int = 1) -> list[Tensor]:
     """Return the entries of all the tensors in few long vectors: many small ones in one together.
 
     Args:
-        tensors: Plain tensors on one device; lists of the same shapes are cut alike.
+        tensors: Plain dense tensors on one device; lists of the same shapes are cut alike.
+        multiple: What is put together is filled up with zeros to a multiple of so many entries.
 
     Returns:
         One-dimensional tensors.
@@ -202,29 +204,29 @@ def vectors(tensors: Sequence[Tensor]) -> list[Tensor]:
         >>> len(vectors([torch.zeros(2)] * 100))
         1
     """
-    sizes = [t.numel() for t in tensors]
+    sizes = list(map(Tensor.numel, tensors))
     least = SMALL if len(tensors) - sum(map(SMALL.__le__, sizes)) >= _MANY else 0
     most = _SCRATCH if torch.get_num_threads() == 1 else _ALONE
     if max(sizes) < least and sum(sizes) <= most:
-        return [_together(tensors)]
+        return [_together(tensors, -sum(sizes) % multiple)]
     found: list[Tensor] = []
     small: list[Tensor] = []
     room = most
     for t, size in zip(tensors, sizes, strict=True):
         if size >= least:
-            found.append(t.to_dense().reshape(-1))
+            found.append(t.reshape(-1))
             continue
         if size > room:
-            found.append(_together(small))
+            found.append(_together(small, (room - most) % multiple))
             small, room = [], most
         small.append(t)
         room -= size
-    return [*found, _together(small)] if small else found
+    return [*found, _together(small, (room - most) % multiple)] if small else found
 
 
-def _together(tensors: Sequence[Tensor]) -> Tensor:
-    if any(t.is_sparse for t in tensors):
-        tensors = [t.to_dense() for t in tensors]
+def _together(tensors: Sequence[Tensor], zeros: int) -> Tensor:
+    if zeros:
+        tensors = [*tensors, tensors[0].new_zeros(zeros)]
     flat: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
     return flat
 

@@ -24,7 +24,7 @@ def measure(settings: Settings) -> Evidence:
     never, n_never = saddle_traps.never(settings)
     held, held_axes, n_held = _held(settings)
     return Evidence(
-        checks=[*usam, *traps, leaps, never, *held],
+        checks=[*usam, *traps, leaps, *never, *held],
         charts=[
             Chart(
                 [usam_axes, trap_axes, held_axes],
@@ -40,8 +40,8 @@ def measure(settings: Settings) -> Evidence:
         seeds=[settings["seed"]],
         dtype="float64",
         found=f"Traps, p = {min(settings['powers']):g} to {max(settings['powers']):g}, over their "
-        f"prediction: {traps[0].measured}; held above p = 1: {never.measured}; held by a bounce: "
-        f"{held[0].measured}.",
+        f"prediction: {traps[0].measured}; held above p = 1: {never[0].measured}; held by a "
+        f"bounce: {held[0].measured}.",
     )
 
 

@@ -250,5 +250,6 @@ CLAIM = Claim(
         "settle_steps": 20_000,
         "rates_steps": 20_000,
         "timed_rho": [0.02, 0.04, 0.08],
+        "timed_budget": 24.0,
     },
 )
