@@ -202,7 +202,8 @@ class Floor:
         seen = near_at[0] <= steps / 2
         seen |= seen.sum() < 2  # an interval needs two
         took = took[:, seen] * radii[:, None] ** 2
-        ratio = took / took[0]
+        with np.errstate(invalid="ignore"):
+            ratio = took / took[0]
         # Single seeds stray; their geometric mean is what the law speaks of.
         found = [geometric(row) for row in ratio[1:]]
         each = "; ".join(f"ρ = {r:g}: {m}" for r, m in zip(radii[1:], found, strict=True))
