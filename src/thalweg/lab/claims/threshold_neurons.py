@@ -29,9 +29,9 @@ def measure(settings: Settings) -> Evidence:
     more = _at(settings["sam"], sam, quiet) - _at(settings["usam"], usam, quiet)
     with np.errstate(divide="ignore", invalid="ignore"):
         ahead = mean(more / _at(settings["sam"], sam, loud))
+        radii = np.array(settings["sam"])
+        powers = np.diff(np.log(sam.mean(1))) / np.diff(np.log(radii))
     squared = (quiet / loud) ** 2
-    radii = np.array(settings["sam"])
-    powers = np.diff(np.log(sam.mean(1))) / np.diff(np.log(radii))
     fraction, (below, above) = settings["fraction"], settings["eta_sides"]
     checks = [
         _threshold(
