@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -74,7 +73,6 @@ def run(
     tell: Callable[[int], None],
     *,
     compile: bool,
-    threads: int = 1,
     replay: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> None:
@@ -89,7 +87,6 @@ def run(
         steps: How often.
         tell: Is told how many steps are done.
         compile: Whether to compile the step.
-        threads: How many blocks of cells to run at once.
         replay: The length of ε at every step, (steps, cells of the grid), or ``None``.
         lengths: Where the lengths of ε are written, of the same shape, or ``None``.
     """
@@ -99,8 +96,7 @@ def run(
     torch.empty(31 * 2**20, dtype=torch.uint8)
     with contextlib.ExitStack() as stack:
         advance: _Advance = stack.enter_context(_compiled(step)) if compile else step
-        pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
-        walk = _Walk(advance, _block(cells, compile=compile), pool, lengths)
+        walk = _Walk(advance, _block(cells, compile=compile), lengths)
         while cells.step < steps and len(cells.index):
             stretch = min(_STRETCH, steps - cells.step, cells.until_look())
             before = cells.state
@@ -134,18 +130,11 @@ class _Walk:
     Args:
         advance: The step.
         size: Numbers in a tensor of a block; ``None`` where all cells are one block.
-        pool: Threads, each with a block, or ``None``.
         lengths: Where the lengths of ε are written, or ``None``.
     """
 
-    def __init__(
-        self,
-        advance: _Advance,
-        size: int | None,
-        pool: ThreadPoolExecutor | None,
-        lengths: Tensor | None,
-    ) -> None:
-        self.advance, self.size, self.pool, self.lengths = advance, size, pool, lengths
+    def __init__(self, advance: _Advance, size: int | None, lengths: Tensor | None) -> None:
+        self.advance, self.size, self.lengths = advance, size, lengths
 
     def __call__(self, state: State, given: Given, start: int, stretch: int) -> tuple[State, State]:
         """Return the states before the last step and after it."""
@@ -157,11 +146,9 @@ class _Walk:
         each = -(-cells // count)
         blocks = [slice(i, i + each) for i in range(0, cells, each)]
 
-        def one(block: slice) -> tuple[State, State]:
-            with torch.no_grad():  # which a thread does not inherit
-                return self._alone(pick(state, block), given.block(block), start, stretch)
-
-        parts = list((self.pool.map if self.pool else map)(one, blocks))
+        parts = [
+            self._alone(pick(state, block), given.block(block), start, stretch) for block in blocks
+        ]
         previous, after = zip(*parts, strict=True)
         return _joined(previous), _joined(after)
 

@@ -190,10 +190,8 @@ def simulate(
         )
         noted = settings.eta.new_zeros(steps, len(settings.eta)) if lengths else None
         many = torch.get_num_threads()
-        # An operation on single numbers is for one thread: waking another outlasts it. The others
-        # have blocks of cells of their own.
+        # An operation on single numbers is for one thread: waking another outlasts it.
         one = problem.elementwise and not (compile and len(settings.eta) >= _WAKES)
-        blocks = many if one and not compile and where.type == "cpu" else 1
         with bar(label, steps) as tell, _threads(1 if one else many):
             run(
                 cells,
@@ -201,7 +199,6 @@ def simulate(
                 steps,
                 tell,
                 compile=compile,
-                threads=blocks,
                 replay=kept,
                 lengths=noted,
             )

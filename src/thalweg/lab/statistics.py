@@ -138,7 +138,7 @@ def interval(
 
 
 def inside(low: float, high: float, margin: float) -> bool | None:
-    """Return whether an interval lies within ± a margin.
+    """Return whether an interval shows that a difference is no more than a margin.
 
     Args:
         low: Lower end.
@@ -146,15 +146,16 @@ def inside(low: float, high: float, margin: float) -> bool | None:
         margin: The margin.
 
     Returns:
-        ``True`` if it does, ``False`` if it lies outside, ``None`` if it includes an end.
+        ``True`` if all of it is within the margin; ``False`` if it is not, and does not include
+        0: there is a difference; ``None`` if it includes 0 and an end of the margin.
 
     Example:
-        >>> inside(-0.1, 0.2, 0.5), inside(0.6, 0.9, 0.5), inside(0.4, 0.6, 0.5)
+        >>> inside(-0.1, 0.2, 0.5), inside(0.4, 0.6, 0.5), inside(-0.1, 0.6, 0.5)
         (True, False, None)
     """
     if -margin <= low and high <= margin:
         return True
-    return False if low > margin or high < -margin else None
+    return False if low > 0 or high < 0 else None
 
 
 def beyond(low: float, high: float, bound: float = 0.0, sign: int = 1) -> bool | None:
