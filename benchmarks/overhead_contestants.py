@@ -80,7 +80,8 @@ class Contestant:
         self.before_gradient()
         loss = nn.functional.cross_entropy(self.model(self._x), self._y)
         loss.backward()
-        return loss
+        # Detached: what is left of the graph is everyone's to free, not SAM's own work.
+        return loss.detach()
 
     def step(self, watch: Stopwatch) -> None:
         raise NotImplementedError
