@@ -23,7 +23,8 @@ A SAM step is two forwards and backwards, a base step (SGD with momentum) and wh
 measurements of that:
 
 - **own work**, which decides: the time of a real step outside its forwards and backwards (with what
-  they take to free their graphs), its base step and the last `zero_grad`. The `zero_grad` between the passes counts as SAM's, for everyone.
+  it takes to free their graphs), its base step and the last `zero_grad`. The `zero_grad` between
+  the passes counts as SAM's, for everyone.
 - **difference**: the whole step less that of two gradients and a base step, round by round. It
   also sees what SAM leaves in the caches, and all the noise of the forwards and backwards.
 
