@@ -290,6 +290,6 @@ CLAIM = Claim(
     derived=(
         "With τ = Σ (2/(ηλ⁴))(ηρλ²/(2−ηλ))^(2/p) the drift is du/dτ = −P∇λ, whatever p, ρ and η."
     ),
-    takes=(4.0, 29.0, 300.0),
+    takes=(4.0, 29.0, 400.0),
     needs="scikit-learn's digits",
 )

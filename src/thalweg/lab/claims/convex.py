@@ -112,6 +112,6 @@ CLAIM = Claim(
         "descent_losses": 120,
         "descent_steps": 40,
     },
-    takes=(1.3, 9.9, 84.0),
+    takes=(1.3, 9.9, 80.0),
     full={"starts": 25, "losses": 4000, "descent_losses": 4000, "descent_steps": 150},
 )

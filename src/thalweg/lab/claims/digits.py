@@ -146,6 +146,6 @@ CLAIM = Claim(
     settings=SETTINGS,
     quick=QUICK,
     full=FULL,
-    takes=(5.0, 21.0, 70.0),
+    takes=(5.0, 21.0, 65.0),
     needs="scikit-learn's digits",
 )

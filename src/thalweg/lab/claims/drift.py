@@ -209,7 +209,7 @@ CLAIM = Claim(
     expected="holds",
     because="The law of the drift follows from the bounce, which is exact on a quadratic.",
     measure=measure,
-    takes=(2.0, 15.5, 25.5),
+    takes=(2.0, 15.5, 19.0),
     settings={
         # η, ρ, x and y at the start, steps, a step to report, losses
         "ends": [

@@ -209,7 +209,7 @@ CLAIM = Claim(
         "tails between p = 1 and 2 are a law whose density at the minimum is not proved."
     ),
     measure=measure,
-    takes=(2.6, 14.0, 220.0),
+    takes=(2.6, 14.0, 85.0),
     settings={
         "seed": 1,
         "threshold_rho": [0.1, 1.0, 10.0],
@@ -231,7 +231,7 @@ CLAIM = Claim(
         "chain_steps": 200,
         "chaos_eta_lambda": [0.05, 0.3, 0.5, 0.9],
         "across_chains": 1_000,
-        "across_steps": 1_000,
+        "across_steps": 1_000,  # much later the mode that dies leaves the numbers of float64
         "tail_powers": [1.25, 1.5, 1.75, 2.0],
         "tail_chains": 20_000,
         "tail_looks": 15,
@@ -279,7 +279,6 @@ CLAIM = Claim(
         "map_steps": 9_000,
         "chains": 200_000,
         "across_chains": 10_000,
-        "across_steps": 1_500,  # later the mode that dies would leave the numbers of float64
         "tail_chains": 200_000,
         "tail_looks": 20,
         "tail_share": 0.0005,

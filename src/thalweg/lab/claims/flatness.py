@@ -261,7 +261,7 @@ CLAIM = Claim(
     expected="holds",
     because="Both follow from the bounce across the plane, exact on a quadratic, at small ρ.",
     measure=measure,
-    takes=(3.5, 11.0, 30.0),
+    takes=(3.5, 11.0, 24.0),
     settings={
         "start": [0.2, 0.8],
         "full_eta": 0.1,

@@ -248,7 +248,7 @@ CLAIM = Claim(
         "those beyond the larger root of η(a + ρ)³ = 2a."
     ),
     measure=measure,
-    takes=(1.0, 4.0, 50.0),
+    takes=(1.0, 4.0, 36.0),
     settings={
         "quartic_eta": [0.02, 0.05, 0.2],
         "quartic_shares": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98],

@@ -241,6 +241,6 @@ CLAIM = Claim(
         "tested_steps": 3000,
         "splits": 20,
     },
-    takes=(2.4, 13.0, 131.0),
+    takes=(2.4, 13.0, 105.0),
     needs="scikit-learn's breast cancer and digits data",
 )

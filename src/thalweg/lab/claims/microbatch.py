@@ -285,6 +285,6 @@ CLAIM = Claim(
     },
     full={"seeds": 30, "decade": 0.05, "bootstrap": 1000, "force_rows": 2_560_000},
     derived="ρ = ρ_ref (m/m_ref) [(1+B/m)/(1+B/m_ref)]^(p/2) keeps the penalty on the noise.",
-    takes=(2.0, 28.0, 250.0),
+    takes=(2.0, 28.0, 140.0),
     needs="scikit-learn's digits",
 )

@@ -294,5 +294,5 @@ CLAIM = Claim(
         "USAM's edge has no ‖g‖ in it: 4/(η(1 + √(1 + 8ρ/η))). On SAM's bounce the edge and "
         "‖g‖ = ηρλ²/(2−ηλ) are one statement."
     ),
-    takes=(2.0, 25.0, 200.0),
+    takes=(2.0, 25.0, 130.0),
 )

@@ -283,6 +283,6 @@ CLAIM = Claim(
     settings=SETTINGS,
     quick=QUICK,
     full=FULL,
-    takes=(3.0, 90.0, 720.0),
+    takes=(3.0, 90.0, 1200.0),
     needs="scikit-learn's digits",
 )

@@ -180,7 +180,7 @@ CLAIM = Claim(
         "out is proved for p ≥ 1 and measured below."
     ),
     measure=measure,
-    takes=(0.9, 3.0, 40.0),
+    takes=(0.9, 3.0, 25.0),
     settings={
         "seed": 1,
         "usam_s": [0.2, 0.5, 0.9, 1.5],

@@ -210,7 +210,7 @@ CLAIM = Claim(
         "which have no free constant."
     ),
     measure=measure,
-    takes=(4.0, 20.0, 150.0),
+    takes=(4.0, 20.0, 135.0),
     settings={
         "task": {"d": 20, "rank": 2, "measurements": 100},
         "eta": 0.05,

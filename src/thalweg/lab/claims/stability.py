@@ -262,7 +262,7 @@ CLAIM = Claim(
         "chaos below ηλ = 1; at p = 1.5 it is measured."
     ),
     measure=measure,
-    takes=(2.0, 10.3, 42.0),
+    takes=(2.0, 10.3, 75.0),
     settings={
         # Slower modes than these would let the top one underflow to exactly 0 on the way down.
         "eigenvalues": [1.0, 0.8, 0.5],

@@ -258,7 +258,7 @@ CLAIM = Claim(
         "of the drift on the bounce."
     ),
     measure=measure,
-    takes=(4.0, 23.0, 400.0),
+    takes=(4.0, 23.0, 660.0),
     settings={
         "task": {"d": 100, "examples": 200, "signal": 3.0},
         "seeds": 4,

@@ -169,7 +169,7 @@ CLAIM = Claim(
     expected="holds",
     because="The bound is proved; SAM's bounce never dies out where the curvature is positive.",
     measure=measure,
-    takes=(1.4, 6.2, 9.0),
+    takes=(1.4, 6.2, 6.0),
     settings={
         "eta": 0.05,
         "rho": 0.1,

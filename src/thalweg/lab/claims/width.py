@@ -229,6 +229,6 @@ CLAIM = Claim(
         "bootstrap": 1000,
     },
     derived="ρ√(fan out/fan in) for every matrix keeps the effect of each layer at every width.",
-    takes=(2.0, 21.0, 250.0),
+    takes=(2.0, 21.0, 180.0),
     needs="scikit-learn's digits",
 )

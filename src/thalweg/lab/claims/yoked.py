@@ -276,6 +276,6 @@ CLAIM = Claim(
         "rho": [-9, -6, -3, 0, 3, 6],
         "seeds": 20,
     },
-    takes=(2.0, 8.0, 60.0),
+    takes=(2.0, 8.0, 41.0),
     needs="scikit-learn's digits",
 )
