@@ -82,7 +82,7 @@ def one_map(
     side: int,
     steps: int,
     rounds: int,
-    library: ctypes.CDLL | None,
+    libraries: Sequence[ctypes.CDLL],
     *,
     compiled: bool,
 ) -> Map:
@@ -99,10 +99,12 @@ def one_map(
     taken = {**dict.fromkeys(kinds, steps), NUMPY: few}
     run = {k: lambda n, k=k: simulated(problem, side, power, n, k).final["y"] for k in kinds}
     run[NUMPY] = lambda n: twin.plain_numpy(*arrays, n)[1]
-    if library:
-        for order, name in twin.ORDERS.items():
+    if libraries:
+        fast, exact = libraries
+        every = [(fast, order, name) for order, name in twin.ORDERS.items()]
+        for library, order, name in [*every, (exact, "blocks", twin.EXACT)]:
             taken[name] = steps
-            run[name] = lambda n, order=order: twin.run(library, order, *arrays, n)[1]
+            run[name] = lambda n, c=library, order=order: twin.run(c, order, *arrays, n)[1]
     reference = twin.plain_numpy(*arrays, 50)[1]
     apart = max(float(np.abs(go(50) - reference).max()) for go in run.values())
     whole = simulated(problem, side, power, steps, EAGER).steps_run
@@ -179,12 +181,13 @@ def main(words: Sequence[str] | None = None) -> None:
     compiled = has_compiler() and not quick
     maps, kinds = [], [COMPILED] * compiled + [EAGER]
     with tempfile.TemporaryDirectory() as folder:
-        library = twin.build(Path(folder)) if twin.compiler() else None
+        both = {"fast": twin.FLAGS, "exact": twin.EXACT_FLAGS} if twin.compiler() else {}
+        libraries = [twin.build(Path(folder, name), flags) for name, flags in both.items()]
     size = (8, 20) if quick else (256, 1000)
     for loss in ("log_cosh", "sqrt"):
         for power in (1.0, 0.5):
             print(f"map, {loss}, p = {power:g}", file=sys.stderr)
-            maps.append(one_map(loss, power, *size, rounds, library, compiled=compiled))
+            maps.append(one_map(loss, power, *size, rounds, libraries, compiled=compiled))
     print("sizes", file=sys.stderr)
     sides, numbers = ((4, 8), (2, 4)) if quick else ((64, 128, 256, 512), (16, 64, 256, 1024))
     sizes = sizes_of_maps(sides, 20 if quick else 300, max(rounds - 2, 2), kinds)

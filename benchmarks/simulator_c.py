@@ -11,6 +11,9 @@ import numpy as np
 
 SOURCE = Path(__file__).with_name("scalar_map.c")
 FLAGS = ["-O3", "-march=native", "-ffast-math", "-fopenmp"]
+#: Nothing that changes a result, an infinity or a NaN; else there would be no vectors.
+EXACT_FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
+EXACT = "C, every rounding as written"
 #: The orders of its loops, and what they are called in a table.
 ORDERS = {"blocks": "C, a block of cells at a time", "rows": "C, a step of all cells at a time"}
 
@@ -20,17 +23,18 @@ def compiler() -> str | None:
     return shutil.which("gcc") or shutil.which("cc")
 
 
-def build(folder: Path) -> ctypes.CDLL:
-    """Compile the map into a folder and load it.
+def build(folder: Path, flags: list[str] = FLAGS) -> ctypes.CDLL:
+    """Compile the map into a folder, which must be another for other flags, and load it.
 
     It is linked apart: were -ffast-math there too, loading it would flush denormals to zero in
     this process, for everyone.
     """
     command = compiler()
     assert command is not None
+    folder.mkdir(parents=True, exist_ok=True)
     out, library = folder / "scalar_map.o", folder / "scalar_map.so"
     for words in (
-        [*FLAGS, "-fPIC", "-c", SOURCE, "-o", out],
+        [*flags, "-fPIC", "-c", SOURCE, "-o", out],
         ["-shared", "-fopenmp", out, "-o", library, "-lm"],
     ):
         subprocess.run([command, *words], check=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from page_head import begin, verdict
-from simulator_c import FLAGS, ORDERS
+from simulator_c import EXACT, EXACT_FLAGS, FLAGS, ORDERS
 
 import thalweg
 
@@ -26,6 +26,9 @@ nobody stops early; the share of the cells that take all the steps is told. The 
 time, as an array program has it, and a block of cells at a time, which never leaves the cache. The
 comparison is with the faster one. For p other than 1 it calls `pow`. *numpy* is what one would
 write by hand. The simulator's time has all in it, but for the compiling, which is told apart.
+*{EXACT}* is the loop with
+`{" ".join(EXACT_FLAGS[2:4])}` instead of `-ffast-math`: results as IEEE has them, as the
+simulator's are; gcc then takes exp and pow one number at a time.
 
 Contestants run in one process, in turn, in an order that turns; medians over the rounds, of the
 ratio round by round; in brackets its 95 % interval (bootstrap over rounds, percentiles).
