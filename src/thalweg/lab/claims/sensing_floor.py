@@ -250,7 +250,7 @@ class Floor:
         for i, radius in enumerate(radii):
             # The first as a line, the others as points on it.
             keep = np.flatnonzero(time[i] <= self.settings["timed_budget"])
-            keep = keep if i == 0 else keep[:: 10 * i]
+            keep = keep if i == 0 else keep[:: max(len(keep) // 8, 1)]
             lines.append(
                 Line(
                     time[i, keep].tolist(),
