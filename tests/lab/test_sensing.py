@@ -149,7 +149,9 @@ def test_the_drift_law_of_the_trace_against_differences():
     settle = simulate(MatrixSensing(**task), eta=0.05, seed=[0, 1], steps=20_000)
     minima = settle.final["U"]
     floor = Floor({"task": task, "eta": 0.05, "noise": 0.0}, minima)
-    for seed, (matrix, law) in enumerate(zip(minima, floor.law(minima), strict=True)):
+    # Late, only flat directions still move; at once, all do.
+    laws = zip(floor.law(minima, 10**7, 2 * 10**7), floor.law(minima, 0, 1), strict=True)
+    for seed, (matrix, (late, at_once)) in enumerate(zip(minima, laws, strict=True)):
         problem, at = MatrixSensing(**task), torch.tensor([seed])
 
         def top(v, problem=problem, at=at):
@@ -167,4 +169,6 @@ def test_the_drift_law_of_the_trace_against_differences():
         slopes = (a @ matrix).reshape(len(a), -1)
         across = np.linalg.pinv(slopes) @ slopes
         speed = -0.5 * 0.05 * (2 / (2 - 0.05 * top(v))) ** 2
-        assert law == pytest.approx(speed * along @ (up - across @ up), rel=1e-4)
+        assert late == pytest.approx(speed * along @ (up - across @ up), rel=1e-4)
+        assert at_once == pytest.approx(speed * along @ up, rel=0.2)
+        assert abs(at_once / late - 1) > 0.01

@@ -95,7 +95,8 @@ def test_a_spoiled_sam_is_noticed(monkeypatch, spoil):
         ((0.2, 0.9, 9), None),
         ((1.8, 0.5, 9), False),
         ((-1.8, 0.5, 9), False),
-        ((-1.8, 0.9, 9), None),
+        ((-1.8, 0.9, 9), False),
+        ((-0.2, 1.3, 9), None),
     ],
 )
 def test_the_margin(value, holds):

@@ -198,7 +198,7 @@ def _within(what: str, value: Mean, margin: float, ended: list[str]) -> Check:
         what,
         predicted="none to speak of: the lengths are all that counts",
         measured=_text(value) + (remark if ended else ""),
-        tolerance=f"95 % interval within ±{margin:g} point",
+        tolerance=f"95 % interval within ±{margin:g} point: yes; else, and without 0: no",
         holds=None if ended else inside(float(value.low), float(value.high), margin),
     )
 
