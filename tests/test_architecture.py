@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "testing": CORE | {"sam"},
     "lab": LOW | {"ascent", "presets", "curvature"},
     "report": {"results", "errors"},
-    "integrations": {"errors", "sam"},
+    "integrations": {"errors", "ascent", "sam", "telemetry"},
     "diagnose": LOW | {"ascent", "sam", "curvature"},
     "edge_verb": {"errors", "theory"},
     "study_verb": {"lab", "results"},

@@ -74,6 +74,7 @@ def test_your_own_problem_takes_30_lines():
 LINKED = [
     "features.md",
     "findings.md",
+    "integrations.md",
     "migration.md",
     "recipes.md",
     "theory.md",

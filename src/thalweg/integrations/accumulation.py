@@ -1,0 +1,99 @@
+"""What SAM means under gradient accumulation, in two ways, for trainers that call step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Literal, TypeVar, get_args
+
+from torch import Tensor
+
+from thalweg.errors import ThalwegError
+from thalweg.sam import SAM
+from thalweg.telemetry import Pass
+
+Result = TypeVar("Result")
+#: ``"micro"``: each micro-batch has its own ascent (m-SAM). ``"batch"``: all have one, together.
+Accumulation = Literal["micro", "batch"]
+
+
+def check(accumulation: str) -> Accumulation:
+    """Return the accumulation asked for.
+
+    Args:
+        accumulation: ``"micro"`` or ``"batch"``.
+
+    Raises:
+        ThalwegError: If it is another word.
+
+    Example:
+        >>> check("micro")
+        'micro'
+    """
+    for known in get_args(Accumulation):
+        if accumulation == known:
+            return known  # type: ignore[no-any-return]
+    raise ThalwegError(f'accumulation must be "micro" or "batch", got {accumulation!r}')
+
+
+class Accumulated(Generic[Result]):
+    """Takes the micro-batches of a step as a trainer brings them, and runs SAM's passes over them.
+
+    Gates and schedules of a method count loops over ``passes()``: with ``"micro"`` these are the
+    micro-batches, with ``"batch"`` the steps of the optimizer.
+
+    Args:
+        sam: The SAM object.
+        accumulation: ``"micro"`` runs the passes over each micro-batch as it comes. ``"batch"``
+            keeps them until the last has come and runs the passes over all: equal to a loop over
+            the micro-batches inside ``passes()``.
+        total: Makes one loss out of what the micro-batches of a pass returned; from it comes
+            ``sam.last.loss_rise``.
+
+    Example:
+        >>> import torch
+        >>> w = torch.tensor([1.0], requires_grad=True)
+        >>> sam = SAM(torch.optim.SGD([w], lr=1.0), None, rho=0.5)
+        >>> step = Accumulated(sam, "batch")
+        >>> step(lambda here: (w**2).sum().backward(), last=False)
+        []
+        >>> len(step(lambda here: (w**2).sum().backward(), last=True)), w.grad
+        (2, tensor([6.]))
+    """
+
+    def __init__(
+        self,
+        sam: SAM,
+        accumulation: Accumulation,
+        total: Callable[[list[Result]], Tensor] | None = None,
+    ) -> None:
+        self.sam = sam
+        self.accumulation = accumulation
+        self._total = total
+        self._kept: list[Callable[[Pass], Result]] = []
+
+    def __call__(self, micro: Callable[[Pass], Result], *, last: bool) -> list[Result]:
+        """Run what is due now that this micro-batch has come.
+
+        Args:
+            micro: Computes the loss of the micro-batch and its backward; is told which pass it is.
+            last: Whether the step of the optimizer comes next.
+
+        Returns:
+            What each micro-batch that was run returned in the first pass; none while they are kept.
+        """
+        self._kept.append(micro)
+        if self.accumulation == "batch" and not last:
+            return []
+        due, self._kept = self._kept, []
+        found: list[Result] = []
+        for here in self.sam.passes():
+            results = [run(here) for run in due]
+            if self._total is not None:
+                here.loss = self._total(results)
+            if here.index == 0:
+                found = results
+        return found
+
+    def forget(self) -> None:
+        """Forget micro-batches that are kept for a step which will not come."""
+        self._kept = []

@@ -1,0 +1,266 @@
+"""SAM in the Trainer of Transformers: checkpoints, logs, what goes wrong, what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from accelerate.utils import DistributedType
+from own_accelerator import STATEFUL, fresh  # noqa: F401 (a fixture)
+from text import bert, labelled, llama, sentences
+from trained_by_transformers import (
+    EXAMPLES,
+    RHO,
+    STEPS,
+    Recording,
+    arguments,
+    plain,
+    same,
+    told_by,
+    trainer_of,
+)
+from transformers import Trainer, TrainerCallback
+
+from thalweg import Method, ThalwegError
+from thalweg.integrations.transformers import STATE, SAMMixin, SAMTrainer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
+]
+
+
+@pytest.mark.parametrize("accumulation", ["micro", "batch"])
+@pytest.mark.parametrize("method", [None, STATEFUL])
+def test_resumed_bit_for_bit(method, accumulation, tmp_path):
+    """With dropout; the rho that was saved comes back, and the method goes on where it was."""
+
+    def run(rho, **how):
+        options = {"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 3}
+        trainer = trainer_of(
+            bert(),
+            labelled(EXAMPLES),
+            tmp_path,
+            accumulation=accumulation,
+            sam={"rho": rho, "method": method},
+            **options,
+        )
+        trainer.train(**how)
+        return trainer
+
+    straight = run(RHO)
+    checkpoint = tmp_path / "checkpoint-3"
+    assert (checkpoint / STATE).exists() == (method is not None)
+    resumed = run(RHO / 10, resume_from_checkpoint=str(checkpoint))
+    assert same(straight.model, resumed.model)
+    assert [group["rho"] for group in resumed.sam.optimizer.param_groups] == [RHO, RHO]
+    assert told_by(resumed)[-2:] == told_by(straight)[-2:]
+
+
+def test_a_checkpoint_of_a_plain_trainer_resumes(tmp_path):
+    """SAM goes on with its own rho; a method with state starts at step 0."""
+    data = sentences(EXAMPLES)
+    saving = arguments(tmp_path, save_strategy="steps", save_steps=3)
+    Trainer(llama(), saving, train_dataset=data).train()
+    trainer = trainer_of(llama(), data, tmp_path, sam={"method": STATEFUL})
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert [group["rho"] for group in trainer.sam.optimizer.param_groups] == [RHO, RHO]
+    assert trainer.sam.state_dict() == {"step": 2}
+
+
+def test_evaluation_and_saving_change_nothing(tmp_path):
+    """Without dropout, since an evaluation draws random numbers of its own."""
+    ends = []
+    every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    for often in ({}, every):
+        options = {"gradient_accumulation_steps": 2, "accumulation": "batch", **often}
+        trainer = trainer_of(llama(), sentences(EXAMPLES), tmp_path, **options)
+        trainer.train()
+        ends.append(trainer)
+    assert same(ends[0].model, ends[1].model)
+    evaluated = [log["eval_loss"] for log in ends[1].state.log_history if "eval_loss" in log]
+    assert len(evaluated) == STEPS
+    assert evaluated[-1] == ends[0].evaluate()["eval_loss"]  # at w, not at w + ε
+
+
+def test_telemetry_is_in_the_log(tmp_path):
+    options = {"gradient_accumulation_steps": 2, "accumulation": "batch"}
+    trainer = trainer_of(
+        llama(), sentences(EXAMPLES), tmp_path, SAMTrainer, sam={"telemetry": True}, **options
+    )
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == STEPS
+    for log in logs:
+        assert log["sam/perturbation_norm"] == pytest.approx(RHO, rel=1e-4)
+        assert log["sam/loss_rise"] > 0
+        assert -1 <= log["sam/cosine"] <= 1
+        assert log["sam/descent_norm"] == pytest.approx(log["grad_norm"], rel=1e-4)
+        assert log["sam/grad_norm"] != log["sam/descent_norm"]
+        assert log["sam/skipped"] == 0
+    others = [log for log in trainer.state.log_history if "loss" not in log]
+    assert others
+    assert not [key for log in others for key in log if key.startswith("sam/")]
+
+
+class Infinite(Recording):
+    """One loss in the middle is infinite, its gradient is not."""
+
+    calls = 0
+
+    def compute_loss(self, *args, **kwargs):
+        loss = super().compute_loss(*args, **kwargs)
+        self.calls += 1
+        return loss + (math.inf if self.calls in (5, 6, 7, 8) else 0.0)
+
+
+@pytest.mark.parametrize("accumulation", ["micro", "batch"])
+@pytest.mark.parametrize("filtered", [True, False])
+def test_losses_that_are_not_finite(filtered, accumulation, tmp_path):
+    class Mine(SAMMixin, Infinite):
+        pass
+
+    trainer = trainer_of(
+        llama(),
+        sentences(EXAMPLES),
+        tmp_path,
+        Mine,
+        accumulation=accumulation,
+        gradient_accumulation_steps=2,
+        logging_nan_inf_filter=filtered,
+        logging_steps=5,
+    )
+    trainer.train()
+    expected = llama()
+    told = plain(expected, trainer.order, accumulation)
+    assert same(trainer.model, expected)
+    ((loss, _),) = told_by(trainer)
+    assert math.isfinite(loss) == filtered
+    assert not filtered or loss < 1.1 * max(first for first, _ in told)
+
+
+class Failing(Recording):
+    """Fails in the second pass of the third step."""
+
+    calls = 0
+
+    def compute_loss(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise KeyError("of the test")
+        return super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("accumulation", "at"), [("micro", 12), ("micro", 10), ("batch", 12)])
+def test_an_exception_puts_the_weights_back(accumulation, at, tmp_path):
+    class Mine(SAMMixin, Failing):
+        fails_at = at
+
+    options = {"accumulation": accumulation, "gradient_accumulation_steps": 2}
+    trainer = trainer_of(llama(), sentences(EXAMPLES), tmp_path, Mine, **options)
+    with pytest.raises(KeyError):
+        trainer.train()
+    assert trainer.state.global_step == 2
+    expected = llama()
+    plain(expected, trainer.order[:2], accumulation)
+    assert same(trainer.model, expected)
+
+
+class StopInTheMiddle(TrainerCallback):
+    """Stops between two micro-batches of the third step."""
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 2
+
+
+def test_micro_batches_of_a_step_that_never_comes(tmp_path):
+    """They are let go with the gradients that the Trainer would have dropped."""
+    options = {"accumulation": "batch", "gradient_accumulation_steps": 2}
+    trainer = trainer_of(
+        llama(), sentences(EXAMPLES), tmp_path, callbacks=[StopInTheMiddle()], **options
+    )
+    trainer.train()
+    expected = llama()
+    plain(expected, trainer.order[:2], "batch")
+    assert same(trainer.model, expected)
+    assert trainer._sam_passes._kept == []
+    assert not trainer.sam._weights._backup
+    trainer.callback_handler.remove_callback(StopInTheMiddle)
+    trainer.order.clear()
+    trainer.train()
+    assert [len(batches) for batches, _, _ in trainer.order] == [2, 2, 2, 1, 2]
+    assert len(told_by(trainer)) == STEPS
+
+
+def test_a_model_made_anew_gets_a_sam_of_its_own(tmp_path):
+    args, init = arguments(tmp_path), lambda: llama()
+    trainer = SAMTrainer(args=args, model_init=init, train_dataset=sentences(EXAMPLES), rho=RHO)
+    found = []
+    for _ in range(2):
+        trainer.train()
+        found.append((trainer.sam, {k: v.clone() for k, v in trainer.model.state_dict().items()}))
+        trained = {p for group in trainer.sam.optimizer.param_groups for p in group["params"]}
+        assert trained == set(trainer.model.parameters())
+    (first, left), (second, right) = found
+    assert first is not second
+    assert all(torch.equal(left[k], right[k]) for k in left)
+
+
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP", "XLA", "MEGATRON_LM"])
+def test_what_cannot_work_is_refused(kind, tmp_path, monkeypatch):
+    trainer = trainer_of(llama(), sentences(EXAMPLES), tmp_path)
+    told = {"FSDP": "FSDP1", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}.get(kind, kind)
+    where = type(trainer.accelerator)
+    monkeypatch.setattr(where, "distributed_type", property(lambda self: DistributedType[kind]))
+    monkeypatch.setattr(where, "is_fsdp2", property(lambda self: False))
+    with pytest.raises(ThalwegError, match=f"got {told}, under which SAM cannot work"):
+        trainer.create_optimizer()
+    assert trainer.sam is None
+
+
+def test_an_optimizer_that_steps_in_the_backward_is_refused(tmp_path):
+    class Lomo(torch.optim.SGD):
+        pass
+
+    model = llama()
+    options = {"optimizers": (Lomo(model.parameters(), lr=0.1), None)}
+    trainer = trainer_of(model, sentences(EXAMPLES), tmp_path, **options)
+    with pytest.raises(ThalwegError, match="must step after the backward, got Lomo"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulation": "all"}, 'accumulation must be "micro" or "batch"'),
+        ({"rho": -1}, "rho must be"),
+        ({"power": 1, "method": Method()}, "must not both be given"),
+        ({"method": "asam"}, "method must be a thalweg.Method"),
+    ],
+)
+def test_bad_arguments_are_told_of_at_once(options, message, tmp_path):
+    with pytest.raises(ThalwegError, match=message):
+        SAMTrainer(llama(), arguments(tmp_path), **options)
+
+
+def test_a_rho_left_over_in_the_optimizer_is_told_of(tmp_path):
+    model = llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for rho in (0.1, 0.2):
+        trainer = trainer_of(
+            model, sentences(EXAMPLES), tmp_path, optimizers=(optimizer, None), sam={"rho": rho}
+        )
+        with (
+            pytest.warns(UserWarning, match="already hold rho=0.1")
+            if rho == 0.2
+            else (contextlib.nullcontext())
+        ):
+            trainer.create_optimizer()
