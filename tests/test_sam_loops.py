@@ -103,6 +103,26 @@ def test_a_copy_is_a_sam_of_the_copied_model(tools, how, kwargs):
     assert other.last == sam.last
 
 
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_model_that_holds_its_sam_is_copied_with_it(tools, how):
+    model = tools.net("batch_norm")
+    optimizer = tools.optimizers["momentum"](model.parameters())
+    model.sam = sam = SAM(optimizer, model, rho=0.1)
+    tools.forms["passes"](sam, tools.loss(model, 0))
+    other = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    assert other.sam.model is other
+    for each in (model, other):
+        tools.forms["passes"](each.sam, tools.loss(each, 1))
+    assert tools.same_bits(model, other)
+    loop = other.sam.passes()
+    next(loop)
+    tools.loss(other, 2)().backward()
+    next(loop)
+    other.state_dict()  # the copy guards its own loop
+    with pytest.raises(ThalwegError, match="must come after the loop"):
+        next(loop)
+
+
 def test_a_copy_taken_inside_the_loop_has_the_weights_and_the_loop_raises(tools):
     model = tools.net()
     before = [p.detach().clone() for p in model.parameters()]

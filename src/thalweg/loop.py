@@ -28,7 +28,6 @@ class Loops:
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module | None) -> None:
         self._optimizer = optimizer
         self._model = model
-        self._models = list(_wrapped(model))
         self._open: contextlib.ExitStack | None = None
         self._guards: list[Any] = []
 
@@ -37,7 +36,7 @@ class Loops:
         """Open a loop; its end calls back everything that must be undone, last things first."""
         close = weakly(self, Loops._undo)
         guards: list[Any] = [self._optimizer.register_step_pre_hook(close)]
-        for model in self._models:
+        for model in _wrapped(self._model):
             guards.append(model.register_state_dict_pre_hook(close))  # type: ignore[no-untyped-call]
             guards.append(model.register_load_state_dict_pre_hook(close))  # type: ignore[no-untyped-call]
         self._guards = guards

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
-import os
-import unittest.mock
-import warnings
 
 import torch
-import torch.distributed as dist
 from harness import WORLD, case
 from together import (
     BASES,
@@ -18,6 +13,7 @@ from together import (
     RHO,
     STEPS,
     alone,
+    as_if_launched,
     batch,
     close,
     full,
@@ -25,34 +21,30 @@ from together import (
     net,
     rows,
     same_on_all_ranks,
+    shard,
 )
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 
-@contextlib.contextmanager
-def as_if_launched():
-    """What a launcher of processes tells them; Lightning's own warnings are not ours."""
-    rank = str(dist.get_rank())
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(WORLD), "GROUP_RANK": "0"}
-    with unittest.mock.patch.dict(os.environ, told), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message=".*(perturb|SAM|rho).*")
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        yield
-
-
-def trained(accumulation, micros, steps=STEPS, **options):
-    """Train this rank's rows by Lightning; return the network."""
+def trained(accumulation, micros, steps=STEPS, *, sharded=False, **options):
+    """Train this rank's rows by Lightning, sharded by FSDP2 or not; return the network."""
     import lightning.pytorch as pl  # seconds; the other cases need none of it
     from lightning.pytorch.plugins.environments import TorchElasticEnvironment
-    from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
     from thalweg.integrations.lightning import SAMCallback
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
     class Module(pl.LightningModule):
         def __init__(self):
             super().__init__()
             self.net = net()
+
+        def configure_model(self):
+            if sharded and not any(isinstance(p, DTensor) for p in self.parameters()):
+                shard(self.net, mesh=self.device_mesh["data_parallel"])
 
         def training_step(self, some, batch_idx):
             x, y = some
@@ -68,7 +60,7 @@ def trained(accumulation, micros, steps=STEPS, **options):
         max_epochs=1,
         accelerator="cpu",
         devices=WORLD,
-        strategy=DDPStrategy(**options),
+        strategy=ModelParallelStrategy(WORLD, 1) if sharded else DDPStrategy(**options),
         plugins=[TorchElasticEnvironment()],
         accumulate_grad_batches=micros,
         callbacks=[SAMCallback(RHO, accumulation=accumulation)],
@@ -83,6 +75,12 @@ def trained(accumulation, micros, steps=STEPS, **options):
     return module.net
 
 
+def groups(accumulation, micros):
+    """Return the rows that share an ascent."""
+    together = [[rows(rank, k, micros) for rank in range(WORLD)] for k in range(micros)]
+    return together if accumulation == "micro" else [[EVERY]]
+
+
 if importlib.util.find_spec("lightning"):
 
     @case(accumulation=("micro", "batch"), micros=(1, 2, 4), view=(False, True))
@@ -90,11 +88,17 @@ if importlib.util.find_spec("lightning"):
         """Each ascent is that of all ranks together: of one micro-batch, or of all of them."""
         with as_if_launched():
             found = trained(accumulation, micros, gradient_as_bucket_view=view)
-        together = [[rows(rank, k, micros) for rank in range(WORLD)] for k in range(micros)]
-        groups = together if accumulation == "micro" else [[EVERY]]
-        close(found, alone(net(), groups=groups), 1e-6)
+        close(found, alone(net(), groups=groups(accumulation, micros)), 1e-6)
         assert same_on_all_ranks(found)
         # The two meanings are not the same.
         others = zip(full(found), full(alone(net())), strict=True)
         gap = max(float((p - q).abs().max()) for p, q in others)
         assert (gap > 1e-4) == (accumulation == "micro" and micros > 1)
+
+    @case(accumulation=("micro", "batch"), micros=(1, 2))
+    def sharded(accumulation, micros):
+        """By FSDP2: gradients are reduced in every backward, so every ascent is of all ranks."""
+        with as_if_launched():
+            found = trained(accumulation, micros, sharded=True)
+        assert all(isinstance(p, DTensor) for p in found.parameters())
+        close(found, alone(net(), groups=groups(accumulation, micros)), 1e-6)

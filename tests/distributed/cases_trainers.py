@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
@@ -19,6 +17,7 @@ from together import (
     RHO,
     STEPS,
     alone,
+    as_if_launched,
     batch,
     close,
     full,
@@ -34,20 +33,14 @@ INTEGRATIONS = Path(__file__).parents[1] / "integrations"
 
 
 @contextlib.contextmanager
-def as_if_launched():
-    """What a launcher tells a process; the trainers' own warnings are not ours."""
-    rank = str(dist.get_rank())
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": "2"}
-    told |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message=".*(perturb|SAM|rho).*")
-        if str(INTEGRATIONS) not in sys.path:
-            sys.path.insert(0, str(INTEGRATIONS))
+def launched():
+    """A process as a launcher starts it, with a state of Accelerate of its own."""
+    if str(INTEGRATIONS) not in sys.path:
+        sys.path.insert(0, str(INTEGRATIONS))
+    with as_if_launched():
         from own_accelerator import own_state  # seconds; the other cases need none of it
 
         with own_state():
-            os.environ.update(told)
             yield
 
 
@@ -73,7 +66,7 @@ if importlib.util.find_spec("transformers"):
     @case(accumulation=("micro", "batch"), k=(1, 3), each=(False, True))
     def transformers(accumulation, k, each):
         """Each ascent is that of both ranks: of one micro-batch, or of all of them."""
-        with as_if_launched(), tempfile.TemporaryDirectory() as folder:
+        with launched(), tempfile.TemporaryDirectory() as folder:
             import trained_by_transformers as by
             from text import llama, sentences
 
@@ -138,7 +131,7 @@ if importlib.util.find_spec("transformers"):
 
         Accelerate itself has no FSDP2 on the CPU, so the loop around them is written out.
         """
-        with as_if_launched(), tempfile.TemporaryDirectory() as folder:
+        with launched(), tempfile.TemporaryDirectory() as folder:
             import trained_by_transformers as by
             from text import llama, sentences
 
@@ -204,7 +197,7 @@ if importlib.util.find_spec("accelerate"):
     @case(k=(1, 2))
     def accelerate(k):
         """By ``accumulate``, only the ascent of the last micro-batch is that of both ranks."""
-        with as_if_launched():
+        with launched():
             found = looped(k)
         last = [rows(rank, k - 1, k) for rank in range(WORLD)]
         first = [[rows(rank, 0, k)] for rank in range(WORLD)] if k > 1 else []
@@ -215,7 +208,7 @@ if importlib.util.find_spec("accelerate"):
     @case(k=(1, 2))
     def accelerate_together(k):
         """By ``synced_last``, one ascent is that of everything."""
-        with as_if_launched():
+        with launched():
             found = looped(k, together=True)
         close(found, alone(net(), groups=[[EVERY]]), 1e-6)
         assert same_on_all_ranks(found)
@@ -225,7 +218,7 @@ if importlib.util.find_spec("accelerate"):
         """By ``save_state`` and ``load_state``; both ranks go on with the same bits."""
         from together import shared_folder
 
-        with as_if_launched(), shared_folder() as folder:
+        with launched(), shared_folder() as folder:
             from accelerate import Accelerator
             from own_accelerator import STATEFUL
 

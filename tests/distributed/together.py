@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import tempfile
+import unittest.mock
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -250,3 +253,15 @@ def shared_folder() -> Iterator[Path]:
     finally:
         if dist.get_rank() == 0:
             shutil.rmtree(str(names[0]), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def as_if_launched() -> Iterator[None]:
+    """What a launcher tells a process; the trainers' own warnings are not ours."""
+    rank = str(dist.get_rank())
+    told = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "WORLD_SIZE": str(WORLD)}
+    told |= {"LOCAL_WORLD_SIZE": str(WORLD), "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    with unittest.mock.patch.dict(os.environ, told), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=".*(perturb|SAM|rho).*")
+        yield

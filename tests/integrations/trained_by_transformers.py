@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from own_accelerator import same
 from text import MODELS
@@ -78,7 +80,10 @@ def smoothed(model, batch, items):
     labels = batch.pop("labels")
     output = model(**batch, num_items_in_batch=items)
     shift = "CausalLM" in type(model).__name__
-    return LabelSmoother(0.2)(output, labels, shift_labels=shift, num_items_in_batch=items)
+    smoother = LabelSmoother(0.2)
+    if "num_items_in_batch" not in inspect.signature(smoother.__call__).parameters:
+        return smoother(output, labels, shift_labels=shift)  # before transformers 5.17
+    return smoother(output, labels, shift_labels=shift, num_items_in_batch=items)
 
 
 def in_bfloat16(model, batch, items):

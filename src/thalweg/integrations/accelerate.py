@@ -30,9 +30,9 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.errors import ThalwegError
+from thalweg.integrations import accumulation
 from thalweg.sam import SAM
 
 Batch = TypeVar("Batch")
@@ -174,20 +174,15 @@ def reducing(model: nn.Module, wanted: bool) -> Iterator[None]:
         ...     pass
     """
     inner: Any = getattr(model, "_orig_mod", model)  # of a compiled one
-    if isinstance(inner, DistributedDataParallel):
-        before, inner.require_backward_grad_sync = inner.require_backward_grad_sync, wanted
-        try:
-            yield
-        finally:
-            inner.require_backward_grad_sync = before
-    elif reduces_shards(model):
+    if reduces_shards(model):
         inner.set_requires_gradient_sync(wanted)
         try:
             yield
         finally:
             inner.set_requires_gradient_sync(True)
     else:
-        yield
+        with accumulation.reducing(inner, wanted):
+            yield
 
 
 def reduces_shards(model: nn.Module) -> bool:

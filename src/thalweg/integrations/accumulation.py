@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Generic, Literal, TypeVar, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.errors import ThalwegError
 from thalweg.sam import SAM
@@ -35,6 +37,29 @@ def check(accumulation: str) -> Accumulation:
     raise ThalwegError(f'accumulation must be "micro" or "batch", got {accumulation!r}')
 
 
+@contextlib.contextmanager
+def reducing(model: nn.Module | None, wanted: bool) -> Iterator[None]:
+    """Let DistributedDataParallel reduce the gradients of the block over the ranks, or not.
+
+    Args:
+        model: The model; where it is another, nothing is done.
+        wanted: Whether they are reduced, whatever holds around the block; where they wait, they are
+            part of the next reduction.
+
+    Example:
+        >>> with reducing(nn.Linear(1, 1), False):  # in one process, nothing
+        ...     pass
+    """
+    if not isinstance(model, DistributedDataParallel):
+        yield
+        return
+    before, model.require_backward_grad_sync = model.require_backward_grad_sync, wanted
+    try:
+        yield
+    finally:
+        model.require_backward_grad_sync = before
+
+
 class Accumulated(Generic[Result]):
     """Takes the micro-batches of a step as a trainer brings them, and runs SAM's passes over them.
 
@@ -47,7 +72,8 @@ class Accumulated(Generic[Result]):
             keeps them until the last has come and runs the passes over all: equal to a loop over
             the micro-batches inside ``passes()``.
         total: Makes one loss out of what the micro-batches of a pass returned; from it comes
-            ``sam.last.loss_rise``.
+            ``sam.last.loss_rise``. Where it makes ``None`` there is nothing to step by: no more
+            passes are run.
 
     Example:
         >>> import torch
@@ -64,7 +90,7 @@ class Accumulated(Generic[Result]):
         self,
         sam: SAM,
         accumulation: Accumulation,
-        total: Callable[[list[Result]], Tensor] | None = None,
+        total: Callable[[list[Result]], Tensor | None] | None = None,
     ) -> None:
         self.sam = sam
         self.accumulation = accumulation
@@ -88,10 +114,12 @@ class Accumulated(Generic[Result]):
         found: list[Result] = []
         for here in self.sam.passes():
             results = [run(here) for run in due]
+            found = found or results
             if self._total is not None:
-                here.loss = self._total(results)
-            if here.index == 0:
-                found = results
+                loss = self._total(results)
+                if loss is None:
+                    break
+                here.loss = loss
         return found
 
     def forget(self) -> None:

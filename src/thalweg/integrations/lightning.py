@@ -38,13 +38,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torchmetrics import Metric
 
 from thalweg.ascent import Method, check_method
 from thalweg.errors import ThalwegError, number
-from thalweg.integrations.accumulation import check
+from thalweg.integrations.accumulation import Accumulated, check, reducing
 from thalweg.sam import SAM
 from thalweg.telemetry import Pass
 
@@ -143,10 +142,8 @@ class SAMCallback(pl.Callback):
             self.sam.load_state_dict(self._state)
         loop = trainer.fit_loop.epoch_loop.automatic_optimization
         usual = functools.partial(type(loop)._make_closure, loop)
-        run = functools.partial(
-            _Passes, trainer=trainer, sam=self.sam, together=self.accumulation == "batch", kept=[]
-        )
-        loop._make_closure = lambda *args: run(usual(*args))  # type: ignore[method-assign]
+        step = Accumulated(self.sam, self.accumulation, _total)
+        loop._make_closure = lambda *args: _Passes(usual(*args), trainer, step)  # type: ignore[method-assign]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
@@ -185,17 +182,15 @@ class _Passes(Closure):
     Args:
         usual: Lightning's closure.
         trainer: The trainer.
-        sam: The SAM object.
-        together: Whether micro-batches wait for the last of their step.
-        kept: Those that wait.
+        step: What runs the passes.
     """
 
     def __init__(
-        self, usual: Closure, trainer: pl.Trainer, sam: SAM, together: bool, kept: list[_Passes]
+        self, usual: Closure, trainer: pl.Trainer, step: Accumulated[ClosureResult]
     ) -> None:
         super().__init__(usual._step_fn, usual._backward_fn)
         self._clear = usual._zero_grad_fn
-        self._trainer, self._sam, self._together, self._kept = trainer, sam, together, kept
+        self._trainer, self._step = trainer, step
         self._last = not trainer.fit_loop._should_accumulate()
         self._batch = trainer._results.batch  # type: ignore[union-attr]
 
@@ -205,47 +200,26 @@ class _Passes(Closure):
         if self._backward_fn is None:  # weight averaging, which updates statistics of layers
             return super().closure()
         if self._clear is not None:  # a step begins; one that was broken off may have left some
-            self._kept.clear()
+            self._step.forget()
             self._clear()
-        self._kept.append(self)
-        if self._together and not self._last:
-            return ClosureResult(closure_loss=None)
-        due = list(self._kept)
-        self._kept.clear()
-        found: list[ClosureResult] = []
-        for here in self._sam.passes():
-            results = [micro._run(here) for micro in due]
-            found = found or results
-            losses = [r.loss.sum() for r in results if r.loss is not None]
-            if not losses:  # each training step returned None, to be skipped
-                break
-            here.loss = torch.stack(losses).sum()
-        return found[-1]
+        found = self._step(self._run, last=self._last)
+        return found[-1] if found else ClosureResult(closure_loss=None)
 
     def _run(self, here: Pass) -> ClosureResult:
         """Run the training step and the backward of this micro-batch once."""
         results: Any = self._trainer._results
         results.batch, results.batch_size = self._batch, None  # by which means are weighted
-        reduce = self._last or (here.ascent and not self._together)
+        reduce = self._last or (here.ascent and self._step.accumulation == "micro")
         seen = contextlib.nullcontext() if here.index == 0 else _unseen(self._trainer)
-        with _reducing(self._trainer.strategy.model, reduce), seen:
+        # Lightning lets ranks wait where gradients accumulate; an ascent needs those of all.
+        with reducing(self._trainer.strategy.model, reduce), seen:
             return super().closure()
 
 
-@contextlib.contextmanager
-def _reducing(model: nn.Module | None, wanted: bool) -> Iterator[None]:
-    """Let DistributedDataParallel reduce gradients over the ranks, or not.
-
-    Lightning has told it not to where gradients accumulate; but an ascent needs those of all ranks.
-    """
-    if not isinstance(model, DistributedDataParallel):
-        yield
-        return
-    before, model.require_backward_grad_sync = model.require_backward_grad_sync, wanted
-    try:
-        yield
-    finally:
-        model.require_backward_grad_sync = before
+def _total(results: list[ClosureResult]) -> Tensor | None:
+    """Return the loss of a step; none where each training step returned None, to be skipped."""
+    losses = [r.loss.sum() for r in results if r.loss is not None]
+    return torch.stack(losses).sum() if losses else None
 
 
 @contextlib.contextmanager
