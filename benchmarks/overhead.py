@@ -32,6 +32,7 @@ from overhead_memory import extra
 from overhead_nets import FULL, QUICK, Task
 from overhead_page import KEPT, page
 from overhead_timing import Timing, apart, in_turn, keep_freed_memory
+from page_head import put
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -83,10 +84,7 @@ def main(words: Sequence[str] | None = None) -> None:
     memory = extra(options.device)
     same = apart(QUICK.values())
     text = page(timings, memory, options.device, same, load, quick=options.quick)
-    if options.write:
-        options.write.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    put(text, options.write)
 
 
 if __name__ == "__main__":

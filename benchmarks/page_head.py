@@ -1,4 +1,4 @@
-"""How every page of a benchmark begins, and how a target is told."""
+"""How every page of a benchmark begins and ends, and how a target is told."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import platform
 import shlex
 import sys
 from pathlib import Path
+
+import numpy as np
 
 
 def cpu() -> str:
@@ -52,3 +54,22 @@ def begin(
 def verdict(met: bool, sure: bool = True) -> str:
     """Say whether a target is met, and whether the noise leaves that open."""
     return ("met" if met else "**not met**") + ("" if sure else ", within the noise")
+
+
+def put(text: str, path: Path | None) -> None:
+    """Write a page to its file, or print it where there is none."""
+    if path:
+        path.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+def middle_ratio(times: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
+    """Low end, median and high end (95 %, bootstrap over rounds) of the ratio of two times.
+
+    The ratios are of the same round: what the neighbours do then, they do to both.
+    """
+    ratios = times / others
+    draw = np.random.default_rng(0).integers(len(ratios), size=(2000, len(ratios)))
+    low, high = np.percentile(np.median(ratios[draw], axis=1), [2.5, 97.5])
+    return float(low), float(np.median(ratios)), float(high)

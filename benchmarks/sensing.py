@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from page_head import begin, verdict
+from page_head import begin, middle_ratio, put, verdict
 
 import thalweg
 from thalweg import lab
@@ -120,14 +120,8 @@ def measure(seeds: int, steps: int, rounds: int) -> dict[str, np.ndarray]:
 
 
 def ratio(each: dict[str, np.ndarray], name: str) -> tuple[float, float, float]:
-    """Low end, median and high end of the time against the bound's.
-
-    The ratios are of the same round: what the neighbours do then, they do to both.
-    """
-    ratios = each[name] / each[BOUND]
-    draw = np.random.default_rng(0).integers(len(ratios), size=(2000, len(ratios)))
-    low, high = np.percentile(np.median(ratios[draw], axis=1), [2.5, 97.5])
-    return float(low), float(np.median(ratios)), float(high)
+    """Low end, median and high end of the time against the bound's."""
+    return middle_ratio(each[name], each[BOUND])
 
 
 def whole(steps: int) -> float:
@@ -202,10 +196,7 @@ def main(words: Sequence[str] | None = None) -> None:
     steps = 50 if quick else options.steps
     print(f"{steps} steps", file=sys.stderr)
     text = page(found, steps, whole(steps), head(load, quick=quick))
-    if options.write:
-        options.write.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    put(text, options.write)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import simulator_c as twin
 import torch
+from page_head import put
 from simulator_page import Map, Size, page
 
 import thalweg
@@ -193,10 +194,7 @@ def main(words: Sequence[str] | None = None) -> None:
     sizes = sizes_of_maps(sides, 20 if quick else 300, max(rounds - 2, 2), kinds)
     sizes += sizes_of_ensembles(numbers, 5 if quick else 50, max(rounds - 2, 2))
     text = page(maps, sizes, load, torch.get_num_threads(), quick=quick)
-    if options.write:
-        options.write.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    put(text, options.write)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from page_head import begin, verdict
+from page_head import begin, middle_ratio, verdict
 from simulator_c import EXACT, EXACT_FLAGS, FLAGS, ORDERS
 
 import thalweg
@@ -61,10 +61,7 @@ class Map:
 
     def ratio(self, name: str, to: str) -> tuple[float, float, float]:
         """Low end, median and high end of the time against another's."""
-        ratios = self.each[name] / self.each[to]
-        draw = np.random.default_rng(0).integers(len(ratios), size=(2000, len(ratios)))
-        low, high = np.percentile(np.median(ratios[draw], axis=1), [2.5, 97.5])
-        return float(low), float(np.median(ratios)), float(high)
+        return middle_ratio(self.each[name], self.each[to])
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 from overhead_timing import Interval, bootstrap, middle
-from page_head import begin, verdict
+from page_head import begin, put, verdict
 from torch import Tensor
 from trainers_contestants import CONTESTANTS, FULL, QUICK, Task
 
@@ -127,10 +127,7 @@ def main(words: Sequence[str] | None = None) -> None:
             found[trainer] = in_turn(trainer, task, options.rounds, options.steps, folder)
             print(f"{trainer}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     text = page(found, task, options.steps, load, quick=options.quick)
-    if options.write:
-        options.write.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    put(text, options.write)
 
 
 if __name__ == "__main__":
