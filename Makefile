@@ -47,8 +47,11 @@ $(VENV)/.lab: $(VENV)/.torch pyproject.toml
 	@$(install) --editable '.[lab]'
 	@touch $@
 
+# The oracles of thalweg.curvature ask for torchvision, whose wheels do not fit the CPU build of
+# torch, and do without it: they come by themselves, after what else they need.
 $(VENV)/.dev: $(VENV)/.lab
 	@$(install) --editable '.[lab,dev]'
+	@$(install) --no-deps backpack-for-pytorch curvlinops-for-pytorch unfoldNd
 	@touch $@
 
 # For each requirement with a lowest version, that one alone.

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "checks": CORE | {"base"},
     "presets": {"errors", "ascent"},
     "sam": CORE | {"gradients", "telemetry", "watch", "loop", "scaling", "base", "checks"},
-    "curvature": LOW | {"hold"},
+    "curvature": CORE | LOW | {"replay"},
     "compat": {"errors", "sam"},
     "testing": CORE | {"sam"},
     "lab": LOW | {"ascent", "presets", "curvature"},
