@@ -1,4 +1,4 @@
-"""The benchmark of curvature: everyone looks for the same number, and the page tells who found it."""
+"""The benchmark of curvature: all look for the same number, and the page tells who found it."""
 
 from __future__ import annotations
 
