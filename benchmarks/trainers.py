@@ -39,7 +39,7 @@ A trainer is timed with thalweg's integration, and once more with the loop over 
 by hand where the trainer lets one write it: in Lightning manual optimization, in Transformers a
 `training_step` of one's own, and beside Accelerate's documented loop the plain loop of torch,
 without Accelerate. The model, the data, the order of the batches and the base optimizer (SGD with
-momentum) are the same; nothing is clipped, saved or evaluated.
+momentum) are the same; nothing is accumulated, clipped, logged, saved or evaluated.
 
 In every round each trains anew for {steps} steps, in an order that changes every round. A step
 lasts from the start of its batch to the start of the next one, so that all that the trainer does is

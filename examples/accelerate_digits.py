@@ -30,6 +30,7 @@ def train(rho=0.05, pieces=2, epochs=3):
                     accelerator.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
+    accelerator.end_training()
     return model, sam, losses
 
 

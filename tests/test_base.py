@@ -126,7 +126,7 @@ def test_a_rho_left_over_in_the_groups_is_used_with_a_warning():
     optimizer = torch.optim.SGD([w], lr=0.1)
     SAM(optimizer, None, rho=0.2)
     with pytest.warns(
-        UserWarning, match=r"rho=0\.2, which is used.*rho=0\.5 given now is not"
+        UserWarning, match=r"rho=0\.2, which is used.*rho=0\.5, given now or by default, is not"
     ) as w_:
         sam = SAM(optimizer, None, rho=0.5)
     assert w_[0].filename == __file__  # it points at the line that made it

@@ -11,7 +11,7 @@ import types
 import pytest
 import torch
 
-from thalweg import __version__, cli
+from thalweg import __main__, __version__, cli
 from thalweg.lab import study
 from thalweg.lab.claims import CLAIMS, Claim, Evidence
 from thalweg.results import Check, ResultsFolder
@@ -66,6 +66,20 @@ def claims(monkeypatch):
 def test_version(command):
     found = command("--version")
     assert (found.code, found.out) == (0, f"thalweg {__version__}\n")
+
+
+@pytest.mark.parametrize("missing", ["typer", "numpy"])
+def test_a_library_that_is_missing_is_named(missing, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "thalweg.cli")
+    monkeypatch.delitem(sys.modules, "thalweg.lab.study")
+    monkeypatch.setattr(sys, "argv", ["thalweg", "study", "--list"])
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main()
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"thalweg: the command needs {missing}, which is not installed")
+    assert "pip install 'thalweg[lab]'" in told
 
 
 def test_list(command, tmp_path):

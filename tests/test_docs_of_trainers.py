@@ -222,5 +222,11 @@ def test_links_lead_somewhere():
 def test_what_is_logged_has_the_names_that_the_page_gives():
     w = torch.ones(1, requires_grad=True)
     sam = thalweg.SAM(torch.optim.SGD([w], lr=0.1), None)
-    sam.step(lambda: (w**2).sum().backward())
+
+    def closure():
+        loss = (w**2).sum()
+        loss.backward()
+        return loss
+
+    sam.step(closure)
     assert set(re.findall(r"`(sam/\w+)`", PAGE)) == set(sam.log_dict())

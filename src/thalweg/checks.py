@@ -192,7 +192,7 @@ def warn_of_likely_mistakes(
     if len(held) == 1 and not held <= {rho, None}:
         warn(
             f"the optimizer's param groups already hold rho={held.pop()}, which is used; the "
-            f'rho={rho} given now is not: set group["rho"] to change it',
+            f'rho={rho}, given now or by default, is not: set group["rho"] to change it',
         )
     known = set(parameters_of(optimizer))
     if model is None or any(map(layout.is_sharded, known)):

@@ -68,7 +68,7 @@ def study(
         bool, typer.Option("--list", help="List the claims, how long each takes, and stop.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds: the smallest grids.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="An hour: the full sample sizes.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Half an hour on two cores: the full sample sizes.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is on file.")] = False,
     jobs: Annotated[
         str | None, typer.Option(metavar="N", help="Claims side by side; as many as cores.")

@@ -26,8 +26,10 @@ from together import (
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
+from thalweg import SAM
 
-def trained(accumulation, micros, steps=STEPS, *, sharded=False, **options):
+
+def trained(accumulation, micros, steps=STEPS, *, sharded=False, network=net, **options):
     """Train this rank's rows by Lightning, sharded by FSDP2 or not; return the network."""
     import lightning.pytorch as pl  # seconds; the other cases need none of it
     from lightning.pytorch.plugins.environments import TorchElasticEnvironment
@@ -40,7 +42,7 @@ def trained(accumulation, micros, steps=STEPS, *, sharded=False, **options):
     class Module(pl.LightningModule):
         def __init__(self):
             super().__init__()
-            self.net = net()
+            self.net = network()
 
         def configure_model(self):
             if sharded and not any(isinstance(p, DTensor) for p in self.parameters()):
@@ -48,6 +50,7 @@ def trained(accumulation, micros, steps=STEPS, *, sharded=False, **options):
 
         def training_step(self, some, batch_idx):
             x, y = some
+            self.net.calls = batch_idx % micros
             return ((self.net(x) - y) ** 2).mean()
 
         def configure_optimizers(self):
@@ -73,6 +76,19 @@ def trained(accumulation, micros, steps=STEPS, *, sharded=False, **options):
     trainer.fit(module, DataLoader(batches, batch_size=None))
     assert trainer.global_step == steps
     return module.net
+
+
+class Branched(torch.nn.Module):
+    """Has a branch that the first of two micro-batches takes, or the second."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.calls = first, 0
+        self.trunk, self.branch = net(), net()
+
+    def forward(self, x):
+        found = self.trunk(x)
+        return found + self.branch(x) if (self.calls == 0) == self.first else found
 
 
 def groups(accumulation, micros):
@@ -102,3 +118,35 @@ if importlib.util.find_spec("lightning"):
             found = trained(accumulation, micros, sharded=True)
         assert all(isinstance(p, DTensor) for p in found.parameters())
         close(found, alone(net(), groups=groups(accumulation, micros)), 1e-6)
+
+    @case(accumulation=("micro", "batch"), first=(False, True))
+    def a_parameter_in_some_micro_batches(accumulation, first):
+        """Used in one micro-batch of two, by both ranks: DDP must reduce what there is."""
+        with as_if_launched():
+            found = trained(
+                accumulation, 2, network=lambda: Branched(first), find_unused_parameters=True
+            )
+        assert same_on_all_ranks(found)
+        one = Branched(first)
+        optimizer = BASES["momentum"](one.parameters())
+        sam = SAM(optimizer, one, RHO)
+        parts = [[rows(rank, k, 2) for rank in range(WORLD)] for k in range(2)]
+
+        def backward(step, k):
+            for part in parts[k]:
+                one.calls = k
+                x, y = batch(step, part, dtype=torch.float32)
+                (((one(x) - y) ** 2).mean() / 2 / WORLD).backward()
+
+        for step in range(STEPS):
+            if accumulation == "micro":
+                for k in range(2):
+                    for _ in sam.passes():
+                        backward(step, k)
+            else:
+                for _ in sam.passes():
+                    for k in range(2):
+                        backward(step, k)
+            optimizer.step()
+            optimizer.zero_grad()
+        close(found, one, 1e-6)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -173,8 +176,7 @@ def test_resumed_bit_for_bit(method, tmp_path):
     torch.manual_seed(1)
     train(accelerator, *straight)
     accelerator.save_state(str(tmp_path / "state"))
-    custom = list((tmp_path / "state").glob("custom_checkpoint_*"))
-    assert len(custom) == (method is not None)
+    assert (tmp_path / "state" / "sam.pt").exists() == (method is not None)
     train(accelerator, *straight)
 
     accelerator, *resumed = prepared(rho=0.1, k=2, method=method)
@@ -187,17 +189,84 @@ def test_resumed_bit_for_bit(method, tmp_path):
     assert straight[0].state_dict() == resumed[0].state_dict()
 
 
-def test_a_state_saved_without_sam_is_loaded(tmp_path):
+@pytest.mark.parametrize("method", [None, STATEFUL])
+def test_a_state_saved_without_sam_is_loaded(method, tmp_path):
     accelerator = Accelerator(cpu=True)
     model = net()
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.1))
     accelerator.save_state(str(tmp_path / "state"))
-    sam = prepare(accelerator, model, optimizer, RHO)
+    sam = prepare(accelerator, model, optimizer, RHO, method=method)
     accelerator.load_state(str(tmp_path / "state"))
     x, y = digits()[:16]
     sam.step(lambda: nn.functional.cross_entropy(model(x), y).backward())
     assert sam.last.moved
     assert [group["rho"] for group in optimizer.param_groups] == [RHO]
+
+
+def test_a_state_saved_with_sam_is_loaded_without_it(tmp_path):
+    accelerator, *parts = prepared(method=STATEFUL)
+    accelerator.save_state(str(tmp_path / "state"))
+    accelerator = Accelerator(cpu=True)
+    model = net()
+    parts = model, torch.optim.AdamW(model.parameters()), DataLoader(digits(), 16)
+    plan = torch.optim.lr_scheduler.StepLR(parts[1], 2)
+    _, optimizer, _, _ = accelerator.prepare(*parts, plan)
+    accelerator.load_state(str(tmp_path / "state"))
+    assert optimizer.param_groups[0]["rho"] == RHO
+
+
+def test_a_forgotten_sam_is_freed(tmp_path):
+    accelerator, sam, *_ = prepared(method=STATEFUL)
+    held = weakref.ref(sam)
+    del sam
+    gc.collect()
+    assert held() is None
+    accelerator.save_state(str(tmp_path / "state"))
+    assert not (tmp_path / "state" / "sam.pt").exists()
+
+
+def test_two_models_keep_a_state_each(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    models = [net(), net()]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    *models, first, second = accelerator.prepare(*models, *optimizers)
+    sams = [
+        prepare(accelerator, model, optimizer, method=STATEFUL)
+        for model, optimizer in zip(models, (first, second), strict=True)
+    ]
+    x, y = digits()[:16]
+    for steps, (sam, model) in enumerate(zip(sams, models, strict=True), 1):
+        for _ in range(steps):
+            sam.step(lambda model=model: nn.functional.cross_entropy(model(x), y).backward())
+    accelerator.save_state(str(tmp_path / "state"))
+    for sam in sams:
+        sam.load_state_dict({"step": 7})
+    accelerator.load_state(str(tmp_path / "state"))
+    assert [sam.state_dict()["step"] for sam in sams] == [1, 2]
+
+
+def test_accumulate_inside_the_passes_is_an_error():
+    accelerator, sam, model, _, loader, _ = prepared(k=2)
+    before = [p.detach().clone() for p in model.parameters()]
+    x, y = next(iter(loader))
+
+    def loop():
+        for _ in sam.passes():
+            with accelerator.accumulate(model):
+                accelerator.backward(nn.functional.cross_entropy(model(x), y))
+
+    with pytest.raises(ThalwegError, match="must stand around the loop over passes"):
+        loop()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_a_copy_needs_no_accelerator():
+    _, sam, *_ = prepared()
+    other = copy.deepcopy(sam)
+    x, y = digits()[:16]
+    other.step(lambda: nn.functional.cross_entropy(other.model(x), y).backward())
+    assert other.last.moved
+    assert not sam.last.moved
 
 
 def test_the_innermost_optimizer():

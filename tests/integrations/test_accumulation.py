@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import warnings
+
 import pytest
 import torch
 
 from thalweg import SAM, Method, ThalwegError
-from thalweg.integrations.accumulation import Accumulated, check
+from thalweg.integrations.accumulation import Accumulated, Batch, anew, check
 
 
 def trained(tools, run, k=3, steps=4, **options):
@@ -151,3 +154,53 @@ def test_forget(tools):
 def test_other_words_are_refused(word):
     with pytest.raises(ThalwegError, match='accumulation must be "micro" or "batch", got'):
         check(word)
+
+
+Pair = collections.namedtuple("Pair", "x y")
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"x": torch.ones(2), "more": [{"y": 1}]},
+        [torch.ones(2), {"x": {"y": 3}}],
+        collections.UserDict(x=torch.ones(2), more={"y": 2}),
+        (torch.ones(2), [3, 4]),
+        Pair(torch.ones(2), {"y": 1}),
+        torch.ones(2),
+        "text",
+        None,
+    ],
+    ids=str,
+)
+def test_containers_are_new_and_tensors_the_same(batch):
+    copied = anew(batch)
+    assert type(copied) is type(batch)
+    assert str(copied) == str(batch)
+    inner = batch["more"] if isinstance(batch, dict | collections.UserDict) else None
+    if inner is not None:
+        assert copied["more"] is not inner
+        assert copied["x"] is batch["x"]
+    if isinstance(batch, list | Pair):
+        assert copied[0] is batch[0]
+        assert copied[1] is not batch[1]
+
+
+def test_what_a_pass_takes_out_is_there_in_the_next():
+    batch = Batch({"x": torch.ones(2), "deep": [{"y": 1}]})
+    for _ in range(3):
+        seen = batch.fresh()
+        assert seen.pop("x").sum() == 2
+        assert seen["deep"].pop() == {"y": 1}
+        assert not seen["deep"]
+
+
+def test_a_tensor_changed_in_place_is_told_of_once():
+    batch = Batch({"x": torch.ones(2)})
+    batch.fresh()["x"].add(1)
+    batch.fresh()["x"].add_(1)
+    with pytest.warns(UserWarning, match="must leave the tensors of its batch as they are"):
+        batch.fresh()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch.fresh()

@@ -123,6 +123,32 @@ def test_a_training_step_that_returns_none(k, accumulation):
     assert same(found, plain(accumulation, k=k, skipped=lambda i: i in Sometimes.none))
 
 
+class Taking(Classifier):
+    """Takes what it needs out of its batch."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch.pop("x"), batch["rest"].pop()), batch_idx)
+
+
+@BOTH
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_training_step_that_takes_its_batch_apart(k, accumulation):
+    batches = [{"x": x, "rest": [y]} for x, y in digits()]
+    found = fit(Taking(), [SAMCallback(RHO, accumulation=accumulation)], k=k, batches=batches)
+    assert same(found, plain(accumulation, k=k))
+
+
+def test_a_training_step_that_changes_its_batch_is_told_of():
+    class Noisy(Classifier):
+        def training_step(self, batch, batch_idx):
+            batch[0].add_(0.1)
+            return super().training_step(batch, batch_idx)
+
+    batches = [(x.clone(), y) for x, y in digits()]
+    with pytest.warns(UserWarning, match="must leave the tensors of its batch as they are"):
+        fit(Noisy(), [SAMCallback(RHO)], epochs=1, batches=batches)
+
+
 class Tired(Classifier):
     """Ends each epoch in the middle of a step."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -243,12 +244,49 @@ def test_an_optimizer_that_steps_in_the_backward_is_refused(tmp_path):
         ({"accumulation": "all"}, 'accumulation must be "micro" or "batch"'),
         ({"rho": -1}, "rho must be"),
         ({"power": 1, "method": Method()}, "must not both be given"),
+        ({"power": -1}, "power must be"),
+        ({"power": "1"}, "power must be"),
         ({"method": "asam"}, "method must be a thalweg.Method"),
     ],
 )
 def test_bad_arguments_are_told_of_at_once(options, message, tmp_path):
     with pytest.raises(ThalwegError, match=message):
         SAMTrainer(llama(), arguments(tmp_path), **options)
+
+
+def test_the_mixin_after_the_trainer_is_refused():
+    with pytest.raises(ThalwegError, match="must stand before the Trainer"):
+
+        class Wrong(Recording, SAMMixin):
+            pass
+
+
+def test_a_training_step_that_leaves_sam_out_is_told_of(tmp_path):
+    class Mine(SAMTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            return Trainer.training_step(self, model, inputs, num_items_in_batch)
+
+    trainer = trainer_of(llama(), sentences(EXAMPLES), tmp_path, Mine)
+    with pytest.warns(UserWarning, match="Mine has trained without SAM"):
+        trainer.train()
+
+
+def test_the_log_is_json_where_rho_is_0(tmp_path):
+    trainer = trainer_of(llama(), sentences(EXAMPLES), tmp_path, sam={"rho": 0.0}, logging_steps=1)
+    trainer.train()
+    assert any("sam/steps" in log for log in trainer.state.log_history)
+    json.loads(json.dumps(trainer.state.log_history, allow_nan=False))
+
+
+def test_a_batch_changed_in_place_is_told_of(tmp_path):
+    class Masking(SAMTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            inputs["input_ids"].clamp_(max=1000)
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    trainer = trainer_of(llama(), sentences(EXAMPLES), tmp_path, Masking)
+    with pytest.warns(UserWarning, match="must leave the tensors of its batch"):
+        trainer.train()
 
 
 def test_a_rho_left_over_in_the_optimizer_is_told_of(tmp_path):

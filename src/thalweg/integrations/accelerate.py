@@ -22,7 +22,9 @@ processes, before it each process has its own. :func:`synced_last` gives all mic
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -34,8 +36,11 @@ from torch import nn
 from thalweg.errors import ThalwegError
 from thalweg.integrations import accumulation
 from thalweg.sam import SAM
+from thalweg.telemetry import Pass
 
 Batch = TypeVar("Batch")
+#: The file of a checkpoint that holds what the method remembers, where it remembers anything.
+STATE = "sam.pt"
 _REFUSED = {
     DistributedType.DEEPSPEED: "DeepSpeed",
     DistributedType.MEGATRON_LM: "Megatron-LM",
@@ -77,8 +82,8 @@ def prepare(
     """Return SAM around what ``accelerator.prepare()`` returned.
 
     ``save_state()`` and ``load_state()`` keep rho with the optimizer's state; where the method
-    remembers something, that is saved and loaded with them. Other checkpoints of the same model
-    and optimizer load as they are.
+    remembers something, that is in ``sam.pt`` beside it. Other checkpoints of the same model and
+    optimizer load as they are.
 
     Args:
         accelerator: The accelerator; where it has a gradient scaler, SAM is told.
@@ -102,10 +107,59 @@ def prepare(
         'SGD'
     """
     check(accelerator)
-    sam = SAM(innermost(optimizer), model, rho, scaler=accelerator.scaler, **options)
-    if sam.state_dict():  # else a checkpoint without SAM would be one state short
-        accelerator.register_for_checkpointing(sam)
+    inner = innermost(optimizer)
+    sam = AcceleratedSAM(inner, model, rho, scaler=accelerator.scaler, **options)
+    sam._accelerator = accelerator
+    prepared = [innermost(each) for each in accelerator._optimizers]
+    place = prepared.index(inner) if inner in prepared else 0
+    _keep_state(accelerator, sam, f"sam_{place}.pt" if place else STATE)
     return sam
+
+
+class AcceleratedSAM(SAM):
+    """SAM that sees where its loop stands: see :func:`prepare`, which makes it."""
+
+    _accelerator: Accelerator | None = None  # copies have none
+
+    def passes(self) -> Iterator[Pass]:
+        """Yield as :meth:`SAM.passes` does.
+
+        Raises:
+            ThalwegError: If ``accelerator.accumulate`` stands inside the loop.
+        """
+        accelerator = self._accelerator
+        begun = None if accelerator is None else accelerator.step
+        with contextlib.closing(super().passes()) as passes:  # type: ignore[type-var]
+            for here in passes:
+                yield here
+                if accelerator is not None and accelerator.step != begun:
+                    raise ThalwegError(
+                        "accelerator.accumulate(model) must stand around the loop over passes(), "
+                        "and it stands inside, where it counts each pass as a micro-batch: write "
+                        "`with accelerator.accumulate(model):` before `for _ in sam.passes():`"
+                    )
+
+
+def _keep_state(accelerator: Accelerator, sam: SAM, name: str) -> None:
+    """Save and load what the method remembers with the accelerator's state, where there is any."""
+    held = weakref.ref(sam)
+
+    def save(models: object, weights: object, folder: str) -> None:
+        alive = held()
+        state = {} if alive is None else alive.state_dict()
+        if state and accelerator.is_main_process:
+            torch.save(state, Path(folder, name))
+
+    def load(models: object, folder: str) -> None:
+        alive, file = held(), Path(folder, name)
+        if alive is not None and file.exists():
+            alive.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+
+    for handle in (
+        accelerator.register_save_state_pre_hook(save),
+        accelerator.register_load_state_pre_hook(load),
+    ):
+        weakref.finalize(sam, handle.remove)
 
 
 def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -162,12 +216,13 @@ def synced_last(
 
 
 @contextlib.contextmanager
-def reducing(model: nn.Module, wanted: bool) -> Iterator[None]:
+def reducing(model: nn.Module, wanted: bool, *, ascent: bool = False) -> Iterator[None]:
     """Let the gradients of the block be reduced over processes, or not, whatever holds around it.
 
     Args:
         model: The prepared model.
         wanted: Whether they are; where they wait, they are part of the next reduction.
+        ascent: Whether the block takes an ascent gradient.
 
     Example:
         >>> with reducing(nn.Linear(1, 1), False):  # in one process, nothing
@@ -175,13 +230,15 @@ def reducing(model: nn.Module, wanted: bool) -> Iterator[None]:
     """
     inner: Any = getattr(model, "_orig_mod", model)  # of a compiled one
     if reduces_shards(model):
-        inner.set_requires_gradient_sync(wanted)
+        inner.set_requires_gradient_sync(
+            wanted
+        )
         try:
             yield
         finally:
             inner.set_requires_gradient_sync(True)
     else:
-        with accumulation.reducing(inner, wanted):
+        with accumulation.reducing(inner, wanted, ascent=ascent):
             yield
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Generic, Literal, TypeVar, get_args
+import copy
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any, Generic, Literal, TypeVar, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, warn
 from thalweg.sam import SAM
 from thalweg.telemetry import Pass
 
@@ -38,13 +41,14 @@ def check(accumulation: str) -> Accumulation:
 
 
 @contextlib.contextmanager
-def reducing(model: nn.Module | None, wanted: bool) -> Iterator[None]:
+def reducing(model: nn.Module | None, wanted: bool, *, ascent: bool = False) -> Iterator[None]:
     """Let DistributedDataParallel reduce the gradients of the block over the ranks, or not.
 
     Args:
         model: The model; where it is another, nothing is done.
         wanted: Whether they are reduced, whatever holds around the block; where they wait, they are
             part of the next reduction.
+        ascent: Whether the block takes an ascent gradient, those that wait being set aside.
 
     Example:
         >>> with reducing(nn.Linear(1, 1), False):  # in one process, nothing
@@ -55,9 +59,82 @@ def reducing(model: nn.Module | None, wanted: bool) -> Iterator[None]:
         return
     before, model.require_backward_grad_sync = model.require_backward_grad_sync, wanted
     try:
+        if wanted and model.find_unused_parameters:
+            _use(model, every=ascent)
         yield
     finally:
         model.require_backward_grad_sync = before
+
+
+def _use(model: nn.Module, *, every: bool) -> None:
+    """Count parameters as used, by a backward of zeros.
+
+    Which ones micro-batches have used DistributedDataParallel remembers until it reduces. What it
+    reduces then must have a gradient, which an ascent has set aside; and what an ascent has made
+    it forget must be reduced all the same where a gradient waits.
+    """
+    used = [p for p in model.parameters() if p.requires_grad and (every or p.grad is not None)]
+    if used:
+        torch.autograd.backward(used, [torch.zeros_like(p) for p in used])
+
+
+class Batch:
+    """A batch that every pass sees as the first one did.
+
+    Containers are made anew each time, so that what a training step takes out of them is there
+    again; the tensors are the same. One that is changed in place is told of, once.
+
+    Args:
+        batch: What the trainer brought.
+
+    Example:
+        >>> batch = Batch({"x": 1, "y": 2})
+        >>> batch.fresh().pop("y"), batch.fresh()
+        (2, {'x': 1, 'y': 2})
+    """
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = anew(batch)
+        self._tensors = [t for t in tree_leaves(self._batch) if isinstance(t, Tensor)]
+        self._versions = [_version(t) for t in self._tensors]
+
+    def fresh(self) -> Any:
+        """Return the batch for another pass."""
+        if self._versions != [_version(t) for t in self._tensors]:
+            self._versions = [_version(t) for t in self._tensors]
+            warn(
+                "training_step must leave the tensors of its batch as they are, and it changes one "
+                "in place, so that SAM's second pass sees other data than the first: write "
+                "`x = x + noise`, not `x += noise`"
+            )
+        return anew(self._batch)
+
+
+def anew(batch: Any) -> Any:
+    """Return a batch whose containers are copies and whose tensors are the same.
+
+    Args:
+        batch: Tensors in lists, tuples and mappings.
+
+    Example:
+        >>> batch = [{"x": 1}]
+        >>> anew(batch) == batch, anew(batch)[0] is batch[0]
+        (True, False)
+    """
+    if isinstance(batch, MutableMapping):
+        copied = copy.copy(batch)
+        for key, value in batch.items():
+            copied[key] = anew(value)
+        return copied
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*map(anew, batch))
+    if type(batch) in (list, tuple):
+        return type(batch)(map(anew, batch))
+    return batch
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Accumulated(Generic[Result]):
@@ -114,7 +191,8 @@ class Accumulated(Generic[Result]):
         found: list[Result] = []
         for here in self.sam.passes():
             results = [run(here) for run in due]
-            found = found or results
+            if here.index == 0:
+                found = results
             if self._total is not None:
                 loss = self._total(results)
                 if loss is None:

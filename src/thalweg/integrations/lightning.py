@@ -43,7 +43,7 @@ from torchmetrics import Metric
 
 from thalweg.ascent import Method, check_method
 from thalweg.errors import ThalwegError, number
-from thalweg.integrations.accumulation import Accumulated, check, reducing
+from thalweg.integrations.accumulation import Accumulated, Batch, check, reducing
 from thalweg.sam import SAM
 from thalweg.telemetry import Pass
 
@@ -143,7 +143,9 @@ class SAMCallback(pl.Callback):
         loop = trainer.fit_loop.epoch_loop.automatic_optimization
         usual = functools.partial(type(loop)._make_closure, loop)
         step = Accumulated(self.sam, self.accumulation, _total)
-        loop._make_closure = lambda *args: _Passes(usual(*args), trainer, step)  # type: ignore[method-assign]
+        loop._make_closure = lambda kwargs, *rest: _Passes(  # type: ignore[method-assign]
+            usual(kwargs, *rest), kwargs, trainer, step
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
@@ -157,15 +159,18 @@ class SAMCallback(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let go of the loop, and of the copy of the weights."""
-        vars(trainer.fit_loop.epoch_loop.automatic_optimization).pop("_make_closure", None)
-        if self.sam is not None:
-            self.sam.release()
+        self._let_go(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Do the same: Lightning calls no teardown then."""
-        self.teardown(trainer, pl_module, "fit")
+        self._let_go(trainer)
+
+    def _let_go(self, trainer: pl.Trainer) -> None:
+        vars(trainer.fit_loop.epoch_loop.automatic_optimization).pop("_make_closure", None)
+        if self.sam is not None:
+            self.sam.release()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the method must remember; Lightning writes it into its checkpoints."""
@@ -181,17 +186,23 @@ class _Passes(Closure):
 
     Args:
         usual: Lightning's closure.
+        kwargs: What it calls the training step with.
         trainer: The trainer.
         step: What runs the passes.
     """
 
     def __init__(
-        self, usual: Closure, trainer: pl.Trainer, step: Accumulated[ClosureResult]
+        self,
+        usual: Closure,
+        kwargs: dict[str, Any],
+        trainer: pl.Trainer,
+        step: Accumulated[ClosureResult],
     ) -> None:
         super().__init__(usual._step_fn, usual._backward_fn)
         self._clear = usual._zero_grad_fn
         self._trainer, self._step = trainer, step
         self._last = not trainer.fit_loop._should_accumulate()
+        self._kwargs, self._seen = kwargs, Batch(kwargs["batch"])
         self._batch = trainer._results.batch  # type: ignore[union-attr]
 
     @torch.enable_grad()
@@ -209,10 +220,11 @@ class _Passes(Closure):
         """Run the training step and the backward of this micro-batch once."""
         results: Any = self._trainer._results
         results.batch, results.batch_size = self._batch, None  # by which means are weighted
+        self._kwargs["batch"] = self._seen.fresh()
         reduce = self._last or (here.ascent and self._step.accumulation == "micro")
         seen = contextlib.nullcontext() if here.index == 0 else _unseen(self._trainer)
         # Lightning lets ranks wait where gradients accumulate; an ascent needs those of all.
-        with reducing(self._trainer.strategy.model, reduce), seen:
+        with reducing(self._trainer.strategy.model, reduce, ascent=here.ascent), seen:
             return super().closure()
 
 

@@ -7,7 +7,7 @@ Trainer's.
 
 from __future__ import annotations
 
-import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,12 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from thalweg.ascent import Method, check_method
-from thalweg.errors import number
+from thalweg.errors import ThalwegError, number, warn
+from thalweg.integrations.accelerate import STATE, innermost, reduces_shards, reducing
 from thalweg.integrations.accelerate import check as check_accelerator
-from thalweg.integrations.accelerate import innermost, reduces_shards, reducing
-from thalweg.integrations.accumulation import Accumulated, check
+from thalweg.integrations.accumulation import Accumulated, Batch, check
 from thalweg.sam import SAM
 from thalweg.telemetry import Pass
-
-#: The file of a checkpoint that holds what the method remembers, where it remembers anything.
-STATE = "sam.pt"
 
 
 class SAMMixin:
@@ -68,6 +65,8 @@ class SAMMixin:
         **kwargs: Any,
     ) -> None:
         check_method(method, power)
+        if power is not None:
+            Method(power=power)  # which refuses what is no power
         number("rho", rho, at_least=0)
         self._sam_accumulation = check(accumulation)
         self._sam_options: dict[str, Any] = {"rho": rho, "power": power, "method": method}
@@ -76,10 +75,28 @@ class SAMMixin:
         self.sam: SAM | None = None
         super().__init__(*args, **kwargs)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class in which the Trainer would come first, and SAM never."""
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if Trainer in order and order.index(Trainer) < order.index(SAMMixin):
+            raise ThalwegError(
+                f"SAMMixin must stand before the Trainer, got it after it in {cls.__name__}: write "
+                f"class {cls.__name__}(SAMMixin, ...)"
+            )
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Let the Trainer train; let go afterwards of what is kept, also after an exception."""
+        trainer: Any = self
+        begun, self._sam_ran = trainer.state.global_step, False
         try:
-            return super().train(*args, **kwargs)  # type: ignore[misc]
+            found = super().train(*args, **kwargs)  # type: ignore[misc]
+            if trainer.state.global_step > begun and not self._sam_ran:
+                warn(
+                    f"{type(self).__name__} has trained without SAM, as its training_step does not "
+                    "call super().training_step: call it, or write the passes there"
+                )
+            return found
         finally:
             if self.sam is not None:
                 self._sam_passes.forget()
@@ -109,6 +126,7 @@ class SAMMixin:
         """
         trainer: Any = self
         self._sam_bind()
+        self._sam_ran, seen = True, Batch(inputs)
         usual, state = super().training_step, trainer.accelerator.gradient_state  # type: ignore[misc]
         last, alone = state.sync_gradients, self._sam_accumulation == "micro"
         # Sharded gradients that wait for their reduction would come into the next ascent.
@@ -117,9 +135,9 @@ class SAMMixin:
         def micro(here: Pass) -> Tensor:
             self._sam_unseen = here.index > 0
             try:
-                with reducing(model, bool(last or each or (alone and here.ascent))):
-                    # A copy, as a training step may take out of it what the next pass needs.
-                    loss: Tensor = usual(model, copy.copy(inputs), *args, **kwargs)
+                wanted = bool(last or each or (alone and here.ascent))
+                with reducing(model, wanted, ascent=here.ascent):
+                    loss: Tensor = usual(model, seen.fresh(), *args, **kwargs)
                     return loss
             finally:
                 self._sam_unseen = False
@@ -132,7 +150,8 @@ class SAMMixin:
         if self._sam_unseen:
             return
         if self.sam is not None and "loss" in logs:
-            logs = {**logs, **self.sam.log_dict()}
+            told = self.sam.log_dict().items()
+            logs = {**logs, **{k: v for k, v in told if not math.isnan(v)}}  # JSON has no NaN
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

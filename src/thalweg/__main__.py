@@ -1,0 +1,23 @@
+"""``python -m thalweg``, and what the command ``thalweg`` calls first."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command; where what it needs is not installed, say so."""
+    try:
+        from thalweg.cli import main as run
+
+        run()
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"thalweg: the command needs {error.name}, which is not installed: install thalweg with "
+            "the extra lab, pip install 'thalweg[lab]'\n"
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
