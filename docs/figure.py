@@ -21,11 +21,16 @@ from thalweg.results import Chart, ResultsFolder
 
 WIDTH, HEIGHT = 720, 420
 PAGE = """<!DOCTYPE html><meta charset="utf-8"><div id="place"></div><pre id="svgs"></pre>
+<script>
+let drawn = 1;  // plotly names its parts at random: the same names every time
+Math.random = () => (drawn = (drawn * 16807) % 2147483647) / 2147483647;
+</script>
 <script>{plotly}</script>
 <script>
 (async () => {{
   const out = [];
   for (const one of {figures}) {{
+    drawn = out.length + 1;
     const {{width, height}} = one.layout;
     out.push(await Plotly.toImage(one, {{format: "svg", width: width, height: height}}));
   }}

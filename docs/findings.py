@@ -22,7 +22,7 @@ if __name__ == "__main__":
     text, figures = markdown(results)
     folder = out.parent / "figures"
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.svg"):
+    for old in folder.glob("*-[0-9].svg"):
         old.unlink()
     for name, svg in zip(figures, draw(list(figures.values()), WIDTH), strict=True):
         write_whole(folder / name, svg)
