@@ -2,7 +2,7 @@
 
     python benchmarks/curvature.py [--rounds 9] [--threads 1] [--quick] [--write docs/curvature.md]
 
-All contestants run in one process, in turn; the page says how. About three minutes.
+All contestants run in one process, in turn; the page says how. About six minutes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from curvature_contestants import (
     held,
     products_by_stage,
 )
+from curvature_monitor import SHARE, both
 from page_head import begin, middle_ratio, put, verdict
 
 import thalweg
@@ -51,7 +52,11 @@ before. The error is relative to the value that a search to 1e-7 finds.
   8 products are a fixed number, whatever they reach.
 
 Medians over {rounds} rounds, in each of which every one takes its turn in an order that changes;
-ratios round by round, with their 95 % interval (bootstrap over rounds, percentiles)."""
+ratios round by round, with their 95 % interval (bootstrap over rounds, percentiles).
+
+The Monitor is attached as it comes to {seconds} seconds of training with SAM (SGD with momentum),
+with a probe batch of the size of the others. Its share is what the training took beyond as many
+median steps; the sample that it takes at the start counts."""
 
 
 def measure(
@@ -72,10 +77,12 @@ def measure(
 def page(task: Task, rounds: int, load: float | None, *, quick: bool) -> str:
     """Measure everything, and return the whole page, in Markdown: the targets first."""
     who, reference = contestants(task)
-    found, seconds = measure(who, rounds)
+    found, times = measure(who, rounds)
     stages = products_by_stage(task)
     gradients, bare = held(task)
     single, rebuilt = cost_of_products(task, rounds)
+    seconds = 1 if quick else 120
+    monitors = both(task, seconds)
     lines = begin(
         "What curvature costs",
         "curvature.py",
@@ -89,7 +96,7 @@ def page(task: Task, rounds: int, load: float | None, *, quick: bool) -> str:
         taken = found[name][1]
         lines.append(f"| {name}: at most {most} products | {taken} | {verdict(taken <= most)} |")
     for name, most in AT_MOST.items():
-        low, middle, high = middle_ratio(seconds[OURS], seconds[name])
+        low, middle, high = middle_ratio(times[OURS], times[name])
         told = verdict(middle <= most, (low <= most) == (high <= most))
         text = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
         lines.append(f"| cold: at most {most:g} of the time of {name} | {text} | {told} |")
@@ -98,13 +105,18 @@ def page(task: Task, rounds: int, load: float | None, *, quick: bool) -> str:
         f"peak beyond those of one product, which takes {bare:.2f} itself | "
         f"{verdict(round(gradients, 2) <= GRADIENTS)} |"
     )
+    for each in monitors:
+        told = verdict(each.share <= SHARE)
+        aim = f"Monitor at its default, {each.what}: at most {100 * SHARE:g} % of training time"
+        counts = f"{each.samples} samples in {each.steps} steps"
+        lines.append(f"| {aim} | {100 * each.share:.1f} % ({counts}) | {told} |")
     lines += ["", "## Time", "", f"λ_max = {reference:.6g}.", ""]
     lines += ["| | ms | products | error | time of thalweg, cold |", "|---|---|---|---|---|"]
     for name, (value, taken) in found.items():
-        low, middle, high = middle_ratio(seconds[name], seconds[OURS])
+        low, middle, high = middle_ratio(times[name], times[OURS])
         cells = [
             name,
-            f"{1e3 * float(np.median(seconds[name])):.0f}",
+            f"{1e3 * float(np.median(times[name])):.0f}",
             str(taken),
             f"{abs(value / reference - 1):.1e}",
             f"{middle:.2f} [{low:.2f}, {high:.2f}]",
@@ -127,7 +139,12 @@ def page(task: Task, rounds: int, load: float | None, *, quick: bool) -> str:
         )
     size = task.size
     told = METHOD.format(
-        size=size, n=task.examples, side=task.side, steps=task.steps, rounds=rounds
+        size=size,
+        n=task.examples,
+        side=task.side,
+        steps=task.steps,
+        rounds=rounds,
+        seconds=seconds,
     )
     return "\n".join([*lines, "", "## How", "", told, ""])
 

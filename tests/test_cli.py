@@ -113,7 +113,7 @@ BAD = {
     "report of nothing": ("report", "DIR"),
     "missing folder": ("report nowhere", "no such folder; run `thalweg study --out nowhere`"),
     "name too long": ("report " + "n" * 300, "cannot be read .*: name another folder"),
-    "a file": ("report file", "file: no such folder"),
+    "a file": ("report file", "file must hold records of a monitor, got none"),
     "alien folder": ("report alien", "has no manifest.json"),
     "out is a file": ("study --out file", "file cannot be written .*: choose another --out"),
     "out below a file": ("study --out file/a", "cannot be written .*: choose another --out"),

@@ -13,8 +13,8 @@ def main() -> None:
         run()
     except ModuleNotFoundError as error:
         sys.stderr.write(
-            f"thalweg: the command needs {error.name}, which is not installed: install thalweg with "
-            "the extra lab, pip install 'thalweg[lab]'\n"
+            f"thalweg: the command needs {error.name}, which is not installed: install thalweg "
+            "with the extra lab, pip install 'thalweg[lab]'\n"
         )
         sys.exit(2)
 

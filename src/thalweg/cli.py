@@ -68,7 +68,9 @@ def study(
         bool, typer.Option("--list", help="List the claims, how long each takes, and stop.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds: the smallest grids.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Half an hour on two cores: the full sample sizes.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The full sample sizes: half an hour on two cores.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is on file.")] = False,
     jobs: Annotated[
         str | None, typer.Option(metavar="N", help="Claims side by side; as many as cores.")
@@ -135,12 +137,49 @@ def study(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that study wrote.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A folder that study wrote, or a file of a Monitor's records."
+        ),
+    ],
 ) -> None:
-    """Make the page of a results folder anew, from that folder alone."""
+    """Make a page from what is on file: a study's results, or a Monitor's records of a training."""
+    with contextlib.suppress(OSError):  # of a name that cannot be; the study's own check tells
+        records = folder.is_dir() and any(folder.glob("*.jsonl"))
+        if folder.is_file() or (records and not (folder / "manifest.json").exists()):
+            from thalweg.report.training import write_training_report
+
+            typer.echo(write_training_report(folder))
+            return
     from thalweg.report import write_report
 
     typer.echo(write_report(folder))
+
+
+@app.command()
+def diagnose(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FUNCTION",
+            help="A function that returns model, loss, loader and optimizer.",
+        ),
+    ],
+    json_: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the page and diagnosis.json there."),
+    ] = None,
+    train: Annotated[
+        str, typer.Option(metavar="N", help="Follow N steps with SAM, on a copy.")
+    ] = "0",
+) -> None:
+    """Which rho: measure your own model, and what SAM would do with it."""
+    steps = _whole("--train", train)
+    from thalweg import diagnose_verb
+
+    diagnose_verb.run(target, json_=json_, folder=out, train=steps)
 
 
 def _told(meaning: str) -> Any:

@@ -10,7 +10,14 @@ from together import EVERY, RHO, batch, mine, net, same_on_all_ranks, shard
 from torch.nn.parallel import DistributedDataParallel
 
 from thalweg import SAM, ThalwegError
-from thalweg.curvature import hessian_vector_product, lambda_max, on_batch, over
+from thalweg.curvature import (
+    Monitor,
+    hessian_vector_product,
+    lambda_max,
+    on_batch,
+    over,
+    sharpness,
+)
 
 
 def loss_of(model, data):
@@ -56,6 +63,40 @@ def a_measurement_between_steps_changes_nothing():
                 lambda_max(on_batch(model, loss_of, data))
     pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)
+
+
+@case()
+def a_monitor_samples_alike_and_changes_nothing():
+    ends, records = [], []
+    for watched in (False, True):
+        model = DistributedDataParallel(net())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        sam = SAM(optimizer, model, RHO)
+        if watched:
+            probe = batch(0, mine(), dtype=torch.float32)
+            monitor = Monitor(sam, loss_of, probe, every=2, to=records.append)
+        for step in range(4):
+            for _ in sam.passes():
+                loss_of(model, batch(step, mine(), dtype=torch.float32)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(list(model.parameters()))
+    monitor.close()
+    assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
+    assert len(records) == (3 if dist.get_rank() == 0 else 0)  # the first rank writes
+    seen = [None] * dist.get_world_size()
+    dist.all_gather_object(seen, [monitor.last["lambda_max"], monitor.last["loss"]])
+    assert seen[0] == seen[1]
+
+
+@case(how=("ascent", "worst", "average", "groups"))
+def sharpness_is_that_of_all_ranks(how):
+    own, whole = pair()
+    options = {"m": 4} if how == "groups" else {"kind": how}
+    split = DistributedDataParallel(net(dtype=torch.float64))
+    found = sharpness(split, loss_of, [own], 0.3, **options)
+    known = sharpness(net(dtype=torch.float64), loss_of, [whole], 0.3, **options)
+    assert abs(found.rise - known.rise) < 1e-10 * abs(known.rise)
 
 
 @case()

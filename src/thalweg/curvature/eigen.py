@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from thalweg.curvature.product import Product, flat
+from thalweg.curvature.trace import finite
 from thalweg.errors import ThalwegError, number, whole
 
-#: Of a random vector in the start, beside the gradient: what the gradient lacks must be found too.
-_SHARE = 0.1
+#: Of a random vector in the start, and of the gradient beside a former eigenvector: what those
+#: lack must be found, too.
+_SHARE, _GRADIENT = 0.1, 0.1
 #: Vectors that are held when one eigenvalue is asked for at the lower end, where they lie close.
 _ROOM_BELOW = 20
+_LEAST_WARM, _LEAST_BELOW = 4, 10  #: Products: from a former vector; where values lie close.
 #: Entries of every vector that are worked on at a time, so that this takes no memory to speak of.
 _COLUMNS = 2**14
 
@@ -72,7 +75,7 @@ def lambda_max(
     Args:
         product: From :func:`hessian_vector_product` or another of its kind.
         tolerance: Error of the value that is enough, relative to the largest size of an eigenvalue
-            found. Estimated by residual²/gap, gap being the distance to the next value found.
+            found. Estimated by 2·residual²/gap, gap being the distance to the next value found.
         most: Products after which the search ends, whatever is reached.
         room: Vectors held at a time, each of the size of a gradient; more need fewer products
             where many eigenvalues lie close.
@@ -189,12 +192,11 @@ def _search(
 ) -> Eigenpairs:
     """Find the k largest eigenvalues of ``sign`` times the matrix."""
     tolerance = number("tolerance", tolerance, above=0)
-    most = whole("most", most, at_least=k)
+    most, seed = whole("most", most, at_least=k), whole("seed", seed)
     if k > product.size:
-        raise ThalwegError(
-            f"k must be at most the {product.size} entries of the parameters, got {k}"
-        )
+        raise ThalwegError(f"k must be at most {product.size}, the number of entries, got {k}")
     room = min(whole("room", room, at_least=min(k + 1, product.size)), product.size)
+    least = _LEAST_WARM if start is not None else _LEAST_BELOW if sign < 0 else k
     w = _start(product, start, seed, sign)
     held = w.new_empty(room, product.size)
     small = torch.zeros(room, room, dtype=torch.float64)
@@ -202,17 +204,12 @@ def _search(
     for taken in range(1, most + 1):
         held[count] = unit(w)
         del w  # it would live through the product
-        w = product(held[count])
+        w = finite(product(held[count]))
         w = w if sign > 0 else -w
         count += 1
         basis = held[:count]
         along = basis @ w
         scale = max(scale, float(torch.linalg.vector_norm(w)))
-        if not math.isfinite(scale):
-            raise ThalwegError(
-                "the product must be finite, got inf or nan: measure in float64, or where the loss "
-                "is smoother"
-            )
         for _ in range(2):  # once leaves what rounding brought in
             w -= basis.mT @ (basis @ w)
         small[count - 1, :count] = small[:count, count - 1] = along.double()
@@ -222,7 +219,8 @@ def _search(
         residuals = length * mix[-1].abs()
         # What is left of a vector within the span is rounding: it has no direction.
         full = length <= 100 * torch.finfo(w.dtype).eps * scale
-        if count >= k and (full or _enough(values, residuals, k, tolerance * scale)):
+        enough = full or (taken >= least and _enough(values, residuals, k, tolerance * scale))
+        if count >= k and enough:
             break
         if count == product.size or taken == most:
             break
@@ -239,13 +237,12 @@ def _search(
             for _ in range(2):
                 w -= held[:count].mT @ (held[:count] @ w)
     vectors = mix[:, :k].mT.to(held) @ held[: len(values)]
-    enough = full or len(values) == product.size
     return Eigenpairs(
         (sign * values[:k]).to(held.device),
         vectors,
         residuals[:k].to(held.device),
         taken,
-        len(values) >= k and (enough or _enough(values, residuals, k, tolerance * scale)),
+        len(values) >= k and (enough or len(values) == product.size),
     )
 
 
@@ -255,34 +252,38 @@ def _enough(values: Tensor, residuals: Tensor, k: int, allowed: float) -> bool:
         return False
     for i in range(k):
         residual = float(residuals[i])
-        # The nearest other value that was found; an error is quadratic in the residual only where
-        # the next eigenvalue is farther away than that.
-        gaps = [abs(float(values[i] - v)) for j, v in enumerate(values) if j != i]
-        gap = min(gaps, default=0.0)
-        error = residual if gap <= 2 * residual else residual**2 / gap
+        # The next eigenvalue may lie within its residual of the nearest value found; an error is
+        # quadratic in the residual only where it is farther away than that.
+        gaps = ((values - values[i]).abs() - residuals).tolist()
+        gap = min((g for j, g in enumerate(gaps) if j != i), default=0.0)
+        # Twice, as the next eigenvalue lies at or above the next value found.
+        error = residual if gap <= 2 * residual else 2 * residual**2 / gap
         if error > allowed:
             return False
     return True
 
 
 def _start(product: Product, start: Tensor | None, seed: int, sign: float) -> Tensor:
+    """A vector that lacks no direction: a former eigenvector alone would never be left again."""
     noise = drawn(product, seed)
-    if start is not None:
-        if not isinstance(start, Tensor) or start.shape[-1:] != (product.size,) or start.ndim > 2:
-            got = tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__
-            raise ThalwegError(
-                f"start must be a vector of the {product.size} entries of the parameters, or "
-                f"several as rows, got {got}: pass vector or vectors of a result"
-            )
-        begin: Tensor = start.reshape(-1, product.size).sum(0).to(noise)
-        share = 0.01
-    else:
-        begin, share = flat(product.gradient), _SHARE
-    size: Tensor = torch.linalg.vector_norm(begin)
-    if (sign < 0 and start is None) or not 0 < float(size) < math.inf:
+    if start is None and sign < 0:
         return noise
-    found: Tensor = begin / size + share * noise
-    return found
+    found = _SHARE * noise
+    gradient = flat(product.gradient)
+    if sign > 0 and 0 < float(torch.linalg.vector_norm(gradient)) < math.inf:
+        found = found + (1.0 if start is None else _GRADIENT) * unit(gradient)
+    if start is None:
+        return found
+    if not isinstance(start, Tensor) or start.shape[-1:] != (product.size,) or start.ndim > 2:
+        got = tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__
+        raise ThalwegError(
+            f"start must be a vector of the {product.size} entries of the parameters, or several "
+            f"as rows, got {got}: pass vector or vectors of a result"
+        )
+    begin: Tensor = start.reshape(-1, product.size).sum(0).to(noise)
+    if not 0 < float(torch.linalg.vector_norm(begin)) < math.inf:
+        return found
+    return found + unit(begin)
 
 
 def drawn(product: Product, seed: int) -> Tensor:
@@ -295,5 +296,5 @@ def drawn(product: Product, seed: int) -> Tensor:
 
 def unit(vector: Tensor) -> Tensor:
     """Return a vector scaled to length 1."""
-    length: Tensor = torch.linalg.vector_norm(vector)
-    return vector / length
+    found: Tensor = vector / torch.linalg.vector_norm(vector)
+    return found

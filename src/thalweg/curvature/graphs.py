@@ -52,7 +52,7 @@ def taken(loss: Callable[[], Tensor] | Tensor) -> Tensor:
             "torch.no_grad() or .item()"
         )
     if not bool(value.isfinite()):
-        raise ThalwegError(f"loss must be finite, got {float(value)}: nothing can be measured here")
+        raise ThalwegError(f"loss must be finite, got {value.item()}: nothing can be measured here")
     with torch.enable_grad():
         return value.reshape(())
 
@@ -68,7 +68,20 @@ def slopes(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
         ThalwegError: If some operation in the loss has no second derivative.
     """
     with _second_derivative():
-        return torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+        parts = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
+    if all(part is None for part in parts):
+        raise ThalwegError(
+            "loss must depend on the parameters, got one that does not see any of them: pass "
+            "the parameters of the model that the loss is of"
+        )
+    pairs = zip(parts, parameters, strict=True)
+    found = tuple(torch.zeros_like(p) if part is None else part for part, p in pairs)
+    if _has_an_end(found):
+        raise ThalwegError(
+            "loss must have a second derivative, but an operation in it is marked "
+            "once_differentiable: write its backward in operations that can be derived"
+        )
+    return found
 
 
 def back(values: Sequence[Tensor], by: Sequence[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
@@ -88,6 +101,20 @@ def back(values: Sequence[Tensor], by: Sequence[Tensor], vector: Sequence[Tensor
     return list(found)
 
 
+def _has_an_end(gradient: Sequence[Tensor]) -> bool:
+    """Whether a gradient's graph ends where torch cannot go on: unseen, a product would be 0."""
+    waiting = [g.grad_fn for g in gradient if g.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if "Error" in node.name():
+            return True
+        following = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= following
+        waiting += following
+    return False
+
+
 @contextlib.contextmanager
 def _second_derivative() -> Iterator[None]:
     try:
@@ -102,10 +129,5 @@ def _second_derivative() -> Iterator[None]:
             raise ThalwegError(
                 f"loss must have a second derivative, but an operation in it has none ({error}): "
                 "pass a function that computes the loss, so that attention chooses another kernel"
-            ) from error
-        if "not have been used in the graph" in str(error):
-            raise ThalwegError(
-                "loss must depend on the parameters, got one that does not see any of them: pass "
-                "the parameters of the model that the loss is of"
             ) from error
         raise

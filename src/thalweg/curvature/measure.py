@@ -41,17 +41,20 @@ def frozen(model: nn.Module, training: bool | None = False) -> Iterator[None]:
     """
     modes = [(layer, layer.training) for layer in layout.layers(model)]
     numbers = _numbers(model)
+    # Copies are advanced, not the buffers: a graph that is kept must find what it has saved.
+    held = [(layer, dict(layer._buffers)) for layer, _ in modes if layer._buffers]
     try:
-        if training is not None:
-            for layer, _ in modes:
-                layer.training = training
-        buffers = replay.Buffers(model)
-        buffers.save()
-        try:
-            yield
-        finally:
-            buffers.put_back()
+        for layer, mode in modes:
+            layer.training = mode if training is None else training
+        for layer, buffers in held:
+            if layer.training:
+                copies = {name: b if b is None else b.clone() for name, b in buffers.items()}
+                layer._buffers.update(copies)
+        yield
     finally:
+        for layer, buffers in held:
+            layer._buffers.clear()
+            layer._buffers.update(buffers)
         numbers.put_back()
         for layer, mode in modes:
             layer.training = mode
@@ -79,17 +82,17 @@ class OverBatches(Product):
         super().__init__(parameters, group)
         self._model, self._loss_of, self._batches = model, loss_of, batches
         self._training, self._progress = training, progress
-        if iter(batches) is batches:
+        if isinstance(batches, Iterator):
             raise ThalwegError(
                 "batches must be something to go through again for every product, got an iterator: "
                 "pass a list of batches, or a loader that does not shuffle"
             )
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
         gradient = [torch.zeros_like(p) for p in self.parameters]
         self.examples = 0
         for value, count in self._each():
             slope = torch.autograd.grad(value, self.parameters, materialize_grads=True)
-            total += value.detach().double().cpu() * count
+            total = total + value.detach().double() * count
             gradient = [g + f * count for g, f in zip(gradient, slope, strict=True)]
             self.examples += count
         if not self.examples:

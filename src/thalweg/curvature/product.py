@@ -132,7 +132,7 @@ class GaussNewton(Product):
             found = outputs()
             self._outputs = found
             leaf = found.detach().requires_grad_()
-            value = loss(leaf)
+        value = taken(lambda: loss(leaf))
         (self._slope,) = slopes(value, [leaf])
         self._leaf = leaf
         # Jᵀu is linear in u: its derivative along v, taken at any u, is Jv.

@@ -230,9 +230,7 @@ def reducing(model: nn.Module, wanted: bool, *, ascent: bool = False) -> Iterato
     """
     inner: Any = getattr(model, "_orig_mod", model)  # of a compiled one
     if reduces_shards(model):
-        inner.set_requires_gradient_sync(
-            wanted
-        )
+        inner.set_requires_gradient_sync(wanted)
         try:
             yield
         finally:

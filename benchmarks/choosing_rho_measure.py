@@ -1,0 +1,298 @@
+"""What `choosing_rho.py` measures: accuracy over ρ, and what networks show early in training."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg import curvature, lab
+from thalweg.lab import data
+from thalweg.lab.claims.robust_tasks import KINDS
+from thalweg.lab.digits import Digits
+from thalweg.lab.parts import part
+from thalweg.lab.problems import Params, Problem
+
+Array = np.ndarray[Any, Any]
+Settings = dict[str, Any]
+
+#: Settings that decide what is measured.
+_SHAPES = ("points", "seeds", "steps", "batches", "ramp")
+#: A minibatch that no training comes to.
+_FRESH = 10**6
+#: λ̂ is taken at the radius next to this one: closer by, the kinks of a ReLU are most of it.
+_ALONG = 0.05
+#: Looks at the loss that are averaged before its smallest value is sought.
+_SMOOTH = 10
+
+
+class Rescaled(Digits):
+    """The digits with every pixel multiplied by ``scale``: the same task, other units."""
+
+    def __init__(self, scale: float = 1.0, **others: Any) -> None:
+        super().__init__(**others)
+        self.scale = scale
+
+    def stream(self, seeds: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """Return the function from step to minibatch."""
+        return self._stream(seeds, self.scale * data.digits()[0])
+
+    def _images(self, params: Params, rows: Tensor) -> Tensor:
+        return self.scale * super()._images(params, rows)
+
+
+def task_of(kind: str, arguments: Settings) -> Problem:
+    """Return a task; its kind is one of the claim's, or "rescaled"."""
+    return {**KINDS, "rescaled": Rescaled}[kind](**arguments)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Accuracies of SAM at p = 1; arrays are (tasks, values, seeds).
+
+    Attributes:
+        at: The values of log₁₀ ρ, ascending, (values,).
+        validation: Share of images, at the end.
+        test: The same.
+        sgd: Test accuracy at ρ = 0, (tasks, seeds).
+    """
+
+    at: Array
+    validation: Array
+    test: Array
+    sgd: Array
+
+
+def curves(settings: Settings) -> Curves:
+    """Train every task at every value of ρ; the seeds are those of the claim."""
+    low, high, step = settings["grid"]
+    at = np.arange(low, high + 1, step) / 10
+    rho = np.concatenate([[0.0], 10**at])
+    seeds, found = np.arange(settings["seeds"]), []
+    for name, kind, arguments in settings["tasks"]:
+
+        def make(kind: str = kind, arguments: Settings = arguments) -> dict[str, Array]:
+            run = lab.simulate(
+                task_of(kind, arguments),
+                rho=rho[:, None],
+                steps=settings["steps"],
+                seed=seeds[None, :],
+                compile=False,
+                progress="",
+            )
+            return {q: run.observed[f"{q}_accuracy"] for q in ("validation", "test")}
+
+        found.append(part(make, "curve", kind, arguments, [*rho], len(seeds), settings["steps"]))
+        print(name, file=sys.stderr)
+    validation, test = (np.stack([f[q] for f in found]) for q in ("validation", "test"))
+    return Curves(at, validation[:, 1:].astype(float), test[:, 1:].astype(float), test[:, 0])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the networks show; arrays are (tasks, points, seeds) and what stands behind.
+
+    Attributes:
+        points: Shares of the training, in SGD, after which networks are measured.
+        radii: Where the loss is looked at along ε, (radii,).
+        numbers: By name, one number a network.
+        rise: Mean over minibatches of the loss at w + ε minus that at w, (..., radii).
+        break_at: ρ at which the loss is smallest while ρ grows, (tasks, seeds).
+    """
+
+    points: tuple[float, ...]
+    radii: Array
+    numbers: dict[str, Array]
+    rise: Array
+    break_at: Array
+
+
+def measure(settings: Settings) -> Measured:
+    """Measure the networks of every task and seed at every point."""
+    radii = 10 ** np.linspace(-3, 1, settings["radii"])
+    every: list[dict[str, Array]] = []
+    for name, kind, arguments in settings["tasks"]:
+
+        def make(kind: str = kind, arguments: Settings = arguments) -> dict[str, Array]:
+            return _networks(task_of(kind, arguments), settings, radii)
+
+        key = {k: v for k, v in settings.items() if k in _SHAPES}
+        every.append(part(make, "measured", kind, arguments, json.dumps(key), [*radii]))
+        print(name, file=sys.stderr)
+    found = {k: np.stack([one[k] for one in every]) for k in every[0]}
+    rise, break_at = found.pop("rise"), found.pop("break")
+    return Measured(tuple(settings["points"]), radii, found, rise, break_at)
+
+
+def _networks(task: Problem, settings: Settings, radii: Array) -> dict[str, Array]:
+    """One task: arrays (points, seeds, ...), and (seeds,) for the break."""
+    seeds = torch.arange(settings["seeds"])
+    start, rows = task.start(seeds), []
+    for point in settings["points"]:
+        steps = round(point * settings["steps"])
+        final = lab.simulate(task, steps=steps, seed=seeds.numpy(), observe={}, progress="").final
+        nets = [{k: torch.tensor(v[s : s + 1]) for k, v in final.items()} for s in seeds.tolist()]
+        row = [network(task, w, s, settings["batches"], radii) for s, w in enumerate(nets)]
+        for s, one in enumerate(row):
+            one["start loss"] = _loss(task, start, s, settings["batches"])
+        rows.append(row)
+    found = {k: np.array([[one[k] for one in row] for row in rows]) for k in rows[0][0]}
+    return found | {"break": breaks(task, seeds, round(settings["ramp"] * settings["steps"]))}
+
+
+def network(
+    task: Problem, params: Params, seed: int, batches: int, radii: Array
+) -> dict[str, float | Array]:
+    """Measure one network of a task (a cell of its own) on minibatches of its training data.
+
+    Args:
+        task: The task.
+        params: The network, with a leading 1.
+        seed: Of the network, which decides its data.
+        batches: How many minibatches the loss is looked at along ε on.
+        radii: Radii at which, ascending.
+
+    Returns:
+        Numbers by name, and the rise over the radii.
+    """
+    stream = task.stream(torch.tensor([seed]))
+    assert stream is not None
+    assert task.eta is not None
+    whole = _joined([stream(_FRESH * _epoch(task) + i) for i in range(_epoch(task))], dim=1)
+    each = _minibatches(task, seed, batches)
+    there = {k: v.expand(batches, *v.shape[1:]) for k, v in params.items()}
+    with torch.no_grad():
+        loss, g = task.loss(there, each), task.gradient(there, each)
+        full = task.gradient(params, whole)
+        length = _dot(g, g).sqrt()
+        apart = {k: g[k] - full[k] for k in g}
+        rises, slopes = [], []
+        for radius in radii.tolist():
+            up = {k: there[k] + _column(radius / length, g[k]) * g[k] for k in g}
+            rises.append(task.loss(up, each) - loss)
+            slopes.append(_dot(task.gradient(up, each), g) / length)
+    slope = torch.stack(slopes, 1).double().numpy()
+    near = int(np.abs(np.log(radii / _ALONG)).argmin())
+    bend = (slope[:, near] - length.double().numpy()) / radii[near]
+    leaves = [v.clone().requires_grad_() for v in params.values()]
+    names = list(params)
+    product = curvature.hessian_vector_product(
+        lambda: task.loss(dict(zip(names, leaves, strict=True)), whole).sum(), leaves
+    )
+    square = float(_dot(full, full))
+    return {
+        "loss": float(loss.mean()),
+        "noise of the loss": float(loss.std()),
+        "norm": float(length.mean()),
+        "full norm": square**0.5,
+        "noise scale": float(_dot(apart, apart).mean()) / square * _examples(each),
+        "along": float(bend.mean()),
+        "lambda": curvature.lambda_max(product, tolerance=1e-2).value,
+        "weights": float(_dot(params, params).sqrt()),
+        "parameters": float(sum(v.numel() for v in params.values())),
+        "eta": task.eta,
+        "momentum": task.momentum,
+        "flip": float(np.median([first(radii, row, 0.0, below=True) for row in slope])),
+        "rise": torch.stack(rises, 1).double().mean(0).numpy(),
+    }
+
+
+def _minibatches(task: Problem, seed: int, batches: int) -> Any:
+    """Minibatches of a seed's training data as cells."""
+    stream: Any = task.stream(torch.tensor([seed]))
+    return _joined([stream(2 * _FRESH + 997 * i) for i in range(batches)], dim=0)
+
+
+def _loss(task: Problem, params: Params, seed: int, batches: int) -> float:
+    """The mean loss of the network of a seed over its minibatches."""
+    there = {k: v[seed].expand(batches, *v.shape[1:]) for k, v in params.items()}
+    return float(task.loss(there, _minibatches(task, seed, batches)).mean())
+
+
+def first(radii: Array, values: Array, level: float, *, below: bool = False) -> float:
+    """Return the radius at which values first exceed a level, or fall below it.
+
+    Between two radii on a straight line over their logarithm; an end of them where there is none.
+    """
+    past = values <= level if below else values >= level
+    if not past.any():
+        return float(radii[-1])
+    i = int(past.argmax())
+    if i == 0:
+        return float(radii[0])
+    share = (level - values[i - 1]) / (values[i] - values[i - 1])
+    known = np.isfinite(share)
+    return float(radii[i - 1] * (radii[i] / radii[i - 1]) ** share if known else radii[i])
+
+
+def breaks(task: Problem, seeds: Tensor, steps: int) -> Array:
+    """Return ρ at which the loss of a short training is smallest, ρ growing from .001 to 10."""
+    rho = 10 ** np.linspace(-3, 1, steps)
+    run = lab.simulate(
+        _Loss(task),
+        replay=rho,
+        steps=steps,
+        seed=seeds.numpy(),
+        observe={"loss": lab.History("loss")},
+        compile=False,
+        progress="",
+    )
+    seen = np.nan_to_num(run.observed["loss"][:, 1 : steps + 1], nan=np.inf, posinf=np.inf)
+    width = min(_SMOOTH, steps)
+    smooth = np.lib.stride_tricks.sliding_window_view(seen, width, axis=1).mean(-1)
+    return np.asarray(rho[smooth.argmin(1) + (width - 1) // 2])
+
+
+class _Loss(Problem):
+    """A task as it is, but what is watched is the loss on a fresh minibatch."""
+
+    elementwise = False
+    quantities = ("loss",)
+
+    def __init__(self, task: Problem) -> None:
+        self.task, self.looks = task, 0
+        self.dtype, self.eta, self.momentum = task.dtype, task.eta, task.momentum
+        self.start, self.loss = task.start, task.loss  # type: ignore[method-assign]
+        self.gradient, self.stream = task.gradient, task.stream  # type: ignore[method-assign]
+
+    def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
+        """Return the loss on a minibatch that no training comes to."""
+        self.looks += 1
+        stream: Any = self.task.stream(seeds)
+        return {"loss": self.task.loss(params, stream(_FRESH + 997 * self.looks))}
+
+    def final_loss(self, params: Params, seeds: Tensor) -> Tensor:
+        """Return nothing of interest."""
+        return torch.zeros(len(seeds))
+
+
+def _epoch(task: Any) -> int:
+    """How many minibatches hold about all the training data."""
+    return max(1, task.n_train // (task.batch_size * getattr(task, "context", 1)))
+
+
+def _joined(batches: list[Any], dim: int) -> Any:
+    """Minibatches as one: as cells (dim 0), or as examples of one cell (dim 1)."""
+    if isinstance(batches[0], Tensor):
+        return torch.cat(batches, dim)
+    return tuple(torch.cat(parts, dim) for parts in zip(*batches, strict=True))
+
+
+def _examples(batch: Any) -> int:
+    return int((batch if isinstance(batch, Tensor) else batch[-1]).shape[1])
+
+
+def _dot(a: Params, b: Params) -> Tensor:
+    """The inner product of every cell, (B,)."""
+    parts = [(a[k] * b[k]).flatten(1).sum(1) for k in a]
+    return torch.stack(parts).sum(0)
+
+
+def _column(value: Tensor, like: Tensor) -> Tensor:
+    return value.view(-1, *[1] * (like.ndim - 1))

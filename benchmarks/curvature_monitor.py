@@ -1,0 +1,107 @@
+"""What a Monitor at its default adds to training, on the ResNet and on a transformer."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pydoc_data.topics import topics
+from typing import Any
+
+import torch
+from curvature_contestants import Task, digits, loss_of
+from torch import Tensor, nn
+
+import thalweg
+from thalweg.curvature import Monitor
+
+SHARE = 0.05
+LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A training with a monitor, which was timed step by step."""
+
+    what: str
+    steps: int
+    samples: int
+    seconds: float
+    plain_step: float
+
+    @property
+    def share(self) -> float:
+        """Of the whole time, what is beyond as many median steps."""
+        return 1 - self.steps * self.plain_step / self.seconds
+
+
+class Reader(nn.Module):
+    """A causal transformer over letters."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.letters, self.places = nn.Embedding(128, width), nn.Embedding(LENGTH, width)
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.1, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 128)
+        self.register_buffer("causal", nn.Transformer.generate_square_subsequent_mask(LENGTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.letters(x) + self.places.weight
+        found: Tensor = self.head(self.body(seen, mask=self.causal, is_causal=True))
+        return found
+
+
+def text_loss(model: nn.Module, rows: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+
+
+def some(data: list[Tensor], size: int) -> Iterator[Any]:
+    """Batches without end."""
+    draw = torch.Generator().manual_seed(0)
+    while True:
+        pick = torch.randint(len(data[0]), (size,), generator=draw)
+        yield tuple(each[pick] for each in data) if len(data) > 1 else data[0][pick]
+
+
+def resnet(task: Task) -> tuple[nn.Module, Callable[..., Tensor], Iterator[Any]]:
+    return task.net(), loss_of, some(list(digits(task.side)), task.examples)
+
+
+def transformer(task: Task) -> tuple[nn.Module, Callable[..., Tensor], Iterator[Any]]:
+    torch.manual_seed(0)
+    text = "".join(topics[name] for name in sorted(topics))[: 2000 * (LENGTH + 1)]
+    letters = torch.tensor([min(ord(letter), 127) for letter in text]).view(-1, LENGTH + 1)
+    return Reader(4 * task.width, 2), text_loss, some([letters], task.examples // 2)
+
+
+def watched(what: str, made: Any, seconds: float) -> Watched:
+    """Train with SAM and a Monitor as it comes; the monitor's first sample counts, too."""
+    model, loss, batches = made
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    sam = thalweg.SAM(optimizer, model, rho=0.05)
+    probe = next(batches)
+    taken: list[Any] = []
+    times: list[float] = []
+    begun = last = time.perf_counter()
+    monitor = Monitor(sam, loss, probe, to=taken.append)
+    last = time.perf_counter()
+    while last - begun < seconds:
+        batch = next(batches)
+        for _ in sam.passes():
+            loss(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        now = time.perf_counter()
+        times.append(now - last)
+        last = now
+    monitor.close()
+    return Watched(what, len(times), len(taken), last - begun, statistics.median(times))
+
+
+def both(task: Task, seconds: float) -> list[Watched]:
+    return [
+        watched("the ResNet, batch 64", resnet(task), seconds),
+        watched("a causal transformer, batch 32 × 64 letters", transformer(task), seconds),
+    ]

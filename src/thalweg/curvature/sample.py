@@ -1,0 +1,275 @@
+"""What one sample of a monitor measures, with the weights at rest before and after it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg import hold, layout, parameters, theory, watch
+from thalweg.ascent import L2, Always, Gradient, Perturbation, SAMGradient
+from thalweg.curvature.eigen import lambda_max
+from thalweg.curvature.measure import LossOf, on_batch, over
+from thalweg.curvature.product import Product, flat
+from thalweg.curvature.records import Record
+from thalweg.curvature.trace import trace
+from thalweg.errors import ThalwegError
+
+if TYPE_CHECKING:
+    from thalweg.sam import SAM
+
+#: Error of λ_max, relative, and products after which its search ends.
+_TOLERANCE, _MOST = 0.01, 30
+#: Products for the trace.
+_FEW = 4
+#: Of the gradient, in the start of the search beside the last eigenvector. With that vector alone
+#: the search would stay with it after another eigenvalue has grown larger.
+_SHARE = 0.3
+
+#: Buffers with more entries are masks and tables, which no forward advances.
+_LARGE = 2**20
+
+#: Rho, scheduled, and the perturbed parameters, for each param group.
+Radii = list[tuple[float, list[Tensor]]]
+
+
+def take(
+    sam: SAM,
+    loss_of: LossOf,
+    batch: Any,
+    *,
+    step: int,
+    training: bool | None = True,
+    with_trace: bool = True,
+    start: Tensor | None = None,
+) -> tuple[Record, Tensor]:
+    """Measure loss, curvature, edge and ε of a SAM object at its weights, on one batch.
+
+    Weights, buffers, modes, gradients and random numbers are afterwards what they were.
+
+    Args:
+        sam: The SAM object; it has a model, and its weights are not moved.
+        loss_of: The mean loss of a model over a batch.
+        batch: The batch.
+        step: How many steps the base optimizer has taken.
+        training: As for :func:`thalweg.curvature.frozen`.
+        with_trace: Whether the trace is estimated.
+        start: Eigenvector of an earlier sample.
+
+    Returns:
+        The record, without what training steps tell, and the eigenvector.
+
+    Raises:
+        ThalwegError: As :func:`thalweg.curvature.on_batch`.
+    """
+    assert sam.model is not None
+    radii = _radii(sam)
+    trained = _trained(sam)
+    _wait(trained[0])
+    began, now = time.perf_counter(), time.time()
+    product = _product(sam.model, loss_of, batch, trained, training)
+    gradient = product.gradient
+    along = flat(gradient)
+    size = float(torch.linalg.vector_norm(along))
+    mixed = None
+    if start is not None and 0 < size < math.inf:
+        mixed = torch.stack([start, _SHARE / size * along])
+    top = lambda_max(product, tolerance=_TOLERANCE, most=_MOST, start=mixed, seed=step)
+    total = trace(product, method="hutchinson", products=_FEW, seed=step) if with_trace else None
+
+    one, moves = _epsilon(sam, radii, trained, gradient)
+    epsilon = _spread(moves, trained, gradient)
+    perturbed = [p for group, _, _ in moves for p in group] or trained
+    length = float(parameters.norm(epsilon))
+    rises = math.nan
+    if moves:
+        bent = parameters.dot(epsilon, product(epsilon))
+        rises = float(parameters.dot(gradient, epsilon) + bent / 2)
+    count, loss = product.count, product.loss
+    del product  # its graph is as large as a training step's
+
+    grad_norm = float(one.norm) if one else float(parameters.norm(gradient))
+    edge, missing = _edge(sam, radii, grad_norm, one)
+    record: dict[str, Any] = {
+        "lambda_max": top.value,
+        "residual": top.residual,
+        "products": count,
+        "trace": total.value if total else math.nan,
+        "trace_error": total.error if total else math.nan,
+        "grad_norm": grad_norm,
+        "rho": max((rho for rho, _ in radii), default=0.0),
+        "power": sam.method.power,
+        "edge": edge,
+        "edge_missing": missing,
+        "ratio": top.value / edge,
+        "alignment": abs(float(torch.dot(along.double(), top.vector.double())))
+        / (size or math.nan),
+        "perturbation_norm": length,
+        "relative_perturbation": length / (float(parameters.norm(perturbed)) or math.nan),
+        "loss_rise_predicted": rises,
+        **_settings(sam.optimizer),
+    }
+    if moves:
+        record |= _uphill(sam.model, loss_of, batch, trained, training, moves, loss, gradient)
+    seconds = time.perf_counter() - began
+    return Record(step=step, time=now, seconds=seconds, loss=loss, **record), top.vector
+
+
+def _radii(sam: SAM) -> Radii:
+    """Rho and perturbed parameters of every group, as SAM had them in its last step."""
+    step = max(sam._step - 1, 0)
+    found = []
+    for group in sam.optimizer.param_groups:
+        rho = float(sam.method.schedule(group.get("rho", sam.rho), step))
+        chosen = [p for p in group["params"] if p.requires_grad and sam.method.filter(p)]
+        found.append((rho, chosen))
+    return found
+
+
+def _trained(sam: SAM) -> list[Tensor]:
+    """The parameters of the optimizer, in the order of the model, others behind them."""
+    assert sam.model is not None
+    wanted = {p for group in sam.optimizer.param_groups for p in group["params"]}
+    held = [p for p in sam.model.parameters() if p in wanted]
+    rest = wanted - set(held)
+    held += [p for group in sam.optimizer.param_groups for p in group["params"] if p in rest]
+    return [p for p in held if p.requires_grad]
+
+
+def _product(
+    model: nn.Module, loss_of: LossOf, batch: Any, trained: list[Tensor], training: bool | None
+) -> Product:
+    if all(p.dtype.itemsize > 2 for p in trained):
+        return on_batch(model, loss_of, batch, parameters=trained, training=training)
+    # 16 bits are too few for Lanczos' method: a copy in 32 is measured.
+    return over(model, loss_of, [batch], parameters=trained, training=training, dtype=torch.float32)
+
+
+def _epsilon(
+    sam: SAM, radii: Radii, trained: list[Tensor], gradient: Sequence[Tensor]
+) -> tuple[Perturbation | None, list[tuple[list[Tensor], list[Tensor], float]]]:
+    """ε of the method at this gradient, as parameters, directions and factor for each group."""
+    place = {p: i for i, p in enumerate(trained)}
+    groups = [(rho, chosen) for rho, chosen in radii if rho > 0 and chosen]
+    if not groups:
+        return None, []
+    found = [gradient[place[p]] for _, chosen in groups for p in chosen]
+    top = max(rho for rho, _ in groups)  # the factor is linear in rho
+    one = sam.method.perturbation(found, top, norm=lambda some: float(parameters.norm(some)))
+    factor, rest = float(one.factor), iter(one.direction)
+    parts = [(chosen, [next(rest) for _ in chosen], factor * rho / top) for rho, chosen in groups]
+    return one, parts if factor else []
+
+
+def _spread(
+    moves: Sequence[tuple[list[Tensor], list[Tensor], float]],
+    trained: list[Tensor],
+    gradient: Sequence[Tensor],
+) -> list[Tensor]:
+    """ε with one tensor for every trained parameter, 0 where it does not move."""
+    found = {
+        p: f * d for group, direction, f in moves for p, d in zip(group, direction, strict=True)
+    }
+    return [
+        found[p] if p in found else torch.zeros_like(g)
+        for p, g in zip(trained, gradient, strict=True)
+    ]
+
+
+def _uphill(
+    model: nn.Module,
+    loss_of: LossOf,
+    batch: Any,
+    trained: list[Tensor],
+    training: bool | None,
+    moves: Sequence[tuple[list[Tensor], list[Tensor], float]],
+    loss: float,
+    gradient: Sequence[Tensor],
+) -> dict[str, float]:
+    """What is seen from w + ε; the weights are back afterwards."""
+    fitting = [(ps, [d.to(p.dtype) for p, d in zip(ps, ds, strict=True)], f) for ps, ds, f in moves]
+    weights = hold.Weights(model, keep=False)
+    found: dict[str, float] = {}
+    try:
+        weights.move(fitting)
+        if any(p.dtype.itemsize == 2 for ps, _, _ in moves for p in ps):
+            found["fidelity"] = float(watch.fidelity(weights, fitting)["fidelity"])
+        # Random numbers begin where they did at w: dropout is the same.
+        there = _product(model, loss_of, batch, trained, training)
+        rise, uphill = there.loss - loss, there.gradient
+        del there
+    except ThalwegError:  # at w all went well: here the loss overflows
+        return found | {"loss_rise": math.inf}
+    finally:
+        weights.restore()
+    here, far = float(parameters.norm(gradient)), float(parameters.norm(uphill))
+    along = float(parameters.dot(gradient, uphill))
+    change = float(parameters.norm([h - g for h, g in zip(uphill, gradient, strict=True)]))
+    cosine = along / (here * far) if far else math.nan
+    return found | {
+        "loss_rise": rise,
+        "cosine": max(-1.0, min(1.0, cosine)) if far else math.nan,
+        "change": change / here,
+    }
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The numbers of the base optimizer's groups that the edge is made of."""
+    groups = optimizer.param_groups
+    found: dict[str, Any] = {
+        name: max((float(group.get(name, math.nan)) for group in groups), default=math.nan)
+        for name in ("lr", "momentum", "weight_decay")
+    }
+    return found | {"nesterov": any(group.get("nesterov", False) for group in groups)}
+
+
+def _edge(sam: SAM, radii: Radii, grad_norm: float, one: Perturbation | None) -> tuple[float, str]:
+    """The edge of this moment, or NaN and the reason why there is none."""
+    optimizer, method = sam.optimizer, sam.method
+    name = type(optimizer).__name__
+    if not isinstance(optimizer, torch.optim.SGD):
+        return math.nan, (
+            f"the edge of the loss's own Hessian is known for torch.optim.SGD; {name} scales the "
+            "entries of the gradient, and its edge is one of the Hessian scaled alike, which is "
+            "not measured"
+        )
+    parts = (method.direction, method.ball, method.gate, method.combine)
+    kinds = (Gradient, L2, Always, SAMGradient)
+    if any(type(part) is not kind for part, kind in zip(parts, kinds, strict=True)):
+        return math.nan, "the edge is known for ε = ρ g/‖g‖^p, and this method does something else"
+    groups = optimizer.param_groups
+    names = ("lr", "momentum", "dampening", "nesterov", "maximize")
+    differ = [n for n in names if len({float(group[n]) for group in groups}) > 1]
+    rhos = {rho for rho, _ in radii}
+    differ += ["rho"] if len(rhos) > 1 else []
+    if differ:
+        return math.nan, f"the edge is that of one step size: param groups differ in {differ[0]}"
+    group, rho, power = groups[0], max(rhos), method.power
+    if rho and sum(len(ps) for _, ps in radii) < sum(len(group["params"]) for group in groups):
+        return math.nan, "the edge is known where every parameter is perturbed, and some are not"
+    if group["maximize"]:
+        return math.nan, "the edge is that of a descent, and maximize is set"
+    if one and float(one.length) > method.cap * (1 - 1e-9):
+        rho, power = (
+            method.cap,
+            1.0,
+        )  # of a length that is cut, only the direction is the gradient's
+    if rho and not 0 < grad_norm < math.inf:
+        return math.nan, f"the edge needs a gradient, and its norm is {grad_norm:g}"
+    settings = _settings(optimizer)
+    momentum = settings.pop("momentum")
+    lr = settings.pop("lr") * (1 - group["dampening"] if momentum else 1)
+    try:
+        return float(theory.edge(lr, rho, grad_norm or 1.0, power, momentum, **settings)), ""
+    except ThalwegError as error:
+        return math.nan, str(error)
+
+
+def _wait(parameter: Tensor) -> None:
+    """Let an accelerator finish the training step, so that a sample's seconds are its own."""
+    if layout.costly_to_read(parameter.device):
+        torch.accelerator.synchronize(parameter.device)

@@ -1,0 +1,87 @@
+"""Whether what a user hands in is what can be diagnosed; each error names what it should be."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from thalweg.errors import ThalwegError
+
+LOSS = "a function loss(model, batch) that returns the mean loss of a batch"
+
+
+def check(model: object, loss_of: object, loader: object, optimizer: object) -> None:
+    """Raise unless the four are a model, its loss, its batches and its optimizer.
+
+    Args:
+        model: A ``torch.nn.Module``.
+        loss_of: A function of a model and a batch.
+        loader: Something to loop over.
+        optimizer: A ``torch.optim.Optimizer``.
+
+    Raises:
+        ThalwegError: If one is something else.
+
+    Example:
+        >>> check(nn.Linear(1, 1), nn.MSELoss(), [], None)
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: loss must be a function loss(model, batch) that returns the \
+mean loss of a batch, got MSELoss, a module: write lambda model, batch: MSELoss()(model(batch[0]), \
+batch[1])
+    """
+    if not isinstance(model, nn.Module):
+        raise ThalwegError(f"model must be a torch.nn.Module, got {_kind(model)}")
+    if isinstance(loss_of, nn.Module):
+        name = type(loss_of).__name__
+        raise ThalwegError(
+            f"loss must be {LOSS}, got {name}, a module: write "
+            f"lambda model, batch: {name}()(model(batch[0]), batch[1])"
+        )
+    if not callable(loss_of):
+        raise ThalwegError(f"loss must be {LOSS}, got {_kind(loss_of)}")
+    if not _takes_two(loss_of):
+        signature = inspect.signature(loss_of)
+        raise ThalwegError(
+            f"loss must be {LOSS}, got one that takes {signature}: take the model and the batch "
+            "as the loader gives it"
+        )
+    if not hasattr(loader, "__iter__") or isinstance(loader, str | dict | torch.Tensor):
+        raise ThalwegError(
+            f"loader must be something to loop over that gives batches, got {_kind(loader)}"
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        inner = getattr(optimizer, "optimizer", None)
+        remedy = ": pass its .optimizer" if isinstance(inner, torch.optim.Optimizer) else ""
+        raise ThalwegError(
+            f"optimizer must be a torch.optim.Optimizer, got {_kind(optimizer)}{remedy}"
+        )
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return the model itself, out of a compiled one or out of DistributedDataParallel.
+
+    Args:
+        model: The model.
+    """
+    model = getattr(model, "_orig_mod", model)
+    inside = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return getattr(inside, "_orig_mod", inside)
+
+
+def _takes_two(function: Any) -> bool:
+    """Whether a function can be called with two arguments, as far as one can see."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # built in: it has no signature to look at
+        return True
+    return True
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

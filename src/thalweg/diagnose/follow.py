@@ -1,0 +1,101 @@
+"""Steps with SAM at the recommended rho, on a copy, and what its telemetry tells of each."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from thalweg import theory
+from thalweg.curvature.measure import LossOf, frozen
+from thalweg.diagnose.base import base_of
+from thalweg.errors import ThalwegError
+from thalweg.replay import RandomState
+from thalweg.sam import SAM
+
+
+def follow_steps(
+    model: nn.Module,
+    loss_of: LossOf,
+    loader: Iterable[Any],
+    optimizer: torch.optim.Optimizer,
+    rho: float,
+    steps: int,
+) -> list[dict[str, float]]:
+    """Train a copy of a model for some steps with SAM; return what each step tells.
+
+    Args:
+        model: Is copied, with its optimizer; stays as it is. A loss that does not use the model
+            it is given, but one of its own, cannot be followed.
+        loss_of: Of a model and a batch.
+        loader: Gives batches; it is gone through as often as it takes.
+        optimizer: The base optimizer of the model.
+        rho: Radius, at power 1.
+        steps: How many.
+
+    Returns:
+        For each step ``loss``, what ``sam.last`` knows, and where the formulas of the edge hold
+        ``edge`` and ``ratio``, the curvature along ε over it.
+
+    Raises:
+        ThalwegError: If the loss is not one of the model that it is given.
+    """
+    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
+    numbers, generator = RandomState(devices), getattr(loader, "generator", None)
+    own = model
+    state = generator.get_state() if isinstance(generator, torch.Generator) else None
+    model, optimizer = copy.deepcopy((model, optimizer))
+    for group in optimizer.param_groups:
+        group["rho"] = rho
+    optimizer.zero_grad()
+    if not model.training:  # else some layers may be held in evaluation mode
+        model.train()
+    found = []
+    try:
+        with frozen(own), frozen(model, None):  # a loss of the model itself would write to it
+            _check(loss_of(model, next(iter(loader))), model)
+        sam = SAM(optimizer, model, rho, telemetry=True)
+        for _, batch in zip(range(steps), _endless(loader), strict=False):
+            for here in sam.passes():
+                here.loss = loss = loss_of(model, batch)
+                torch.autograd.backward(loss)
+                if here.index == 0:
+                    value = float(loss.detach())
+            found.append({"loss": value, **sam.last.known(), **_edge(optimizer, sam)})
+            optimizer.step()
+            optimizer.zero_grad()
+    finally:
+        numbers.put_back()
+        if state is not None:
+            generator.set_state(state)  # type: ignore[union-attr]
+    return found
+
+
+def _check(loss: torch.Tensor, model: nn.Module) -> None:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if all(g is None for g in torch.autograd.grad(loss, trained, allow_unused=True)):
+        raise ThalwegError(
+            "loss(model, batch) must use the model that it is given, got one that does not depend "
+            "on a copy of the model: use the argument, not a global"
+        )
+
+
+def _endless(loader: Iterable[Any]) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _edge(optimizer: torch.optim.Optimizer, sam: SAM) -> dict[str, float]:
+    base, last = base_of(optimizer), sam.last.known()
+    found: dict[str, float] = {}
+    if base.plain and "curvature" in last:
+        given = (base.momentum, base.weight_decay, base.nesterov)
+        rho = float(optimizer.param_groups[0]["rho"])
+        with contextlib.suppress(ThalwegError):  # decay alone overshoots
+            edge = float(theory.edge(base.eta, rho, last["grad_norm"], 1.0, *given))
+            found = {"edge": edge, "ratio": last["curvature"] / edge}
+    return found

@@ -1,0 +1,125 @@
+"""The page of a diagnosis: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from thalweg import report
+from thalweg.diagnose.record import Diagnosis
+from thalweg.errors import ThalwegError
+from thalweg.report.figures import figure
+from thalweg.results import Axes, Chart, Line
+from thalweg.results.folder import write_whole
+
+HERE = Path(__file__).parent
+STYLE = Path(report.__file__).parent
+
+
+def write_page(found: Diagnosis, folder: str | Path, subject: str = "") -> Path:
+    """Write ``diagnosis.html`` into a folder.
+
+    Args:
+        found: The diagnosis.
+        folder: Where; it is made where it is missing.
+        subject: What was diagnosed.
+
+    Returns:
+        The page.
+
+    Raises:
+        ThalwegError: If it cannot be written.
+    """
+    drawn = [{"caption": c.caption, "figure": figure(c)} for c in charts(found)]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("page.html.jinja").render(
+        found=found,
+        subject=subject,
+        parts=[(k, list(v)) for k, v in itertools.groupby(found.rows, lambda row: row.part)],
+        drawn=drawn,
+        css=(STYLE / "page.css").read_text(encoding="utf-8"),
+        script=(STYLE / "page.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+    )
+    file = Path(folder) / "diagnosis.html"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, text)
+    except OSError as cause:
+        raise ThalwegError(
+            f"page {file} must be writable, got {cause.strerror!r}: name another folder"
+        ) from None
+    return file
+
+
+def charts(found: Diagnosis) -> list[Chart]:
+    """Return what the page draws: the scan, and the steps that were followed.
+
+    Args:
+        found: The diagnosis.
+    """
+    m, scan = found.measured, found.measured.scan
+    rho = list(scan.rho)
+    above = [r if r > 0 else None for r in scan.rise]
+    high = max([r for r in scan.rise if r > 0 and math.isfinite(r)], default=1.0)
+    low = min([r for r in scan.rise if r > 0], default=high)
+    # Vertical lines at the ends of the range, and where the recommendation lies.
+    marks = [("lower end", m.lower), ("upper end", m.upper), ("recommended", found.rho)]
+    ends = [
+        Line([x, x], [low, high], name, "p=1" if name == "recommended" else "neutral", dash=True)
+        for name, x in marks
+        if math.isfinite(x)
+    ]
+    rise = [
+        *ends,
+        Line(rho, list(scan.predicted), "as of a quadratic", "theory"),
+        Line(rho, above, "measured", "p=1", points="both"),
+    ]
+    cosine = [
+        Line(rho, [0.0] * len(rho), "", "gd", dash=True),
+        Line(rho, list(scan.cosine), "cosine", "p=1", points="both"),
+    ]
+    curved = [
+        Line(rho, [m.lambda_max] * len(rho), "λ_max", "neutral", dash=True),
+        Line(rho, list(scan.curvature), "λ̂", "p=1", points="both"),
+    ]
+    axes = [
+        Axes("Loss rise", "ρ (parameter units)", "loss at w + ε minus at w", rise, True, True),
+        Axes("Curvature along ε", "ρ (parameter units)", "λ̂", curved, True),
+        Axes("Which way h points", "ρ (parameter units)", "cosine of g and h", cosine, True),
+    ]
+    caption = (
+        "Along SAM's own direction, g of the same batch; means over the batches. λ̂ is the Hessian "
+        "along ε averaged from w to w + ε, h the gradient there."
+    )
+    return [Chart(axes, caption), *([_followed(found)] if found.followed else [])]
+
+
+def _followed(found: Diagnosis) -> Chart:
+    steps = list(range(1, len(found.followed) + 1))
+
+    def line(key: str, name: str, role: str) -> Line:
+        y = [one.get(key) for one in found.followed]
+        return Line(steps, y, name, role)  # type: ignore[arg-type]
+
+    axes = [
+        Axes("Loss", "step", "loss of the batch at w", [line("loss", "loss", "p=1")]),
+        Axes(
+            "Curvature along ε and the edge",
+            "step",
+            "curvature",
+            [line("edge", "edge", "theory"), line("curvature", "λ̂", "p=1")],
+            y_log=False,
+        ),
+    ]
+    return Chart(axes, f"{len(steps)} steps with SAM at rho = {found.rho:.3g}, on a copy.")

@@ -1,0 +1,203 @@
+"""What a diagnosis holds, as plain data: what was measured, what follows, what is advised."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The base optimizer as the theory of the edge wants it.
+
+    Attributes:
+        name: Its class.
+        lr: The largest learning rate of its groups.
+        eta: The step size of the formulas: ``lr``, less the dampening.
+        momentum: Of the group with that learning rate.
+        weight_decay: Likewise, coupled.
+        nesterov: Likewise.
+        plain: Whether the step is a multiple of the gradient, so that the formulas hold.
+        notes: What a reader must know of it, in sentences.
+    """
+
+    name: str
+    lr: float
+    eta: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    plain: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What lies along SAM's own direction: at w + ρ g/‖g‖, g being the gradient of the same batch.
+
+    Each list has one entry for each rho. All are means over the batches.
+
+    Attributes:
+        rho: Lengths of the perturbation, ascending.
+        rise: Loss at w + ε minus loss at w.
+        predicted: ρ‖g‖ + ½ρ²λ̂, with λ̂ of the shortest perturbation that was resolved.
+        curvature: λ̂ = ⟨h - g, ε⟩/‖ε‖², the Hessian along ε averaged over the segment.
+        slope: ⟨g, h⟩/‖g‖², the slope at w + ε along ε over that at w.
+        cosine: Of the angle between g and h, the gradient at w + ε.
+    """
+
+    rho: tuple[float, ...]
+    rise: tuple[float, ...]
+    predicted: tuple[float, ...]
+    curvature: tuple[float, ...]
+    slope: tuple[float, ...]
+    cosine: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of a model, on a few batches in training mode, nothing being moved.
+
+    Attributes:
+        parameters: D, entries of the parameters that the optimizer trains.
+        batches: How many batches.
+        examples: Examples in a batch, on average.
+        loss: Mean loss.
+        loss_noise: Standard deviation of the loss from batch to batch; NaN with one batch.
+        weight_norm: ‖w‖.
+        grad_norm: ‖g‖ of one batch, on average: the one that SAM divides by.
+        mean_grad_norm: Norm of the mean gradient over all the batches.
+        noise_scale: B = tr Σ/‖ḡ‖², in examples; NaN with one batch, infinite where the mean
+            gradient is lost in the noise.
+        lambda_max: Largest eigenvalue of the Hessian of the mean loss over the batches.
+        lambda_error: Its residual: some eigenvalue lies within this.
+        trace: Trace of that Hessian.
+        trace_error: Standard error of the trace.
+        largest_share: Share of ‖ε‖² that falls to the parameter that has most of it.
+        largest_name: Name of that parameter.
+        scan: Along ε.
+        lower: Rho below which the rise is lost in batch noise: a hundredth of ``loss_noise``.
+        upper: Rho above which the rise is no longer that of a quadratic; infinite where the scan
+            did not come to it.
+        flip: Rho from which the gradient at w + ε points uphill at w; infinite likewise.
+        base: The base optimizer.
+        rho_now: Rho in the optimizer's groups, where they have one in common.
+        start_loss: Mean loss of the model before training; NaN where it is not known.
+    """
+
+    parameters: int
+    batches: int
+    examples: float
+    loss: float
+    loss_noise: float
+    weight_norm: float
+    grad_norm: float
+    mean_grad_norm: float
+    noise_scale: float
+    lambda_max: float
+    lambda_error: float
+    trace: float
+    trace_error: float
+    largest_share: float
+    largest_name: str
+    scan: Scan
+    lower: float
+    upper: float
+    flip: float
+    base: Base
+    rho_now: float | None = None
+    start_loss: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The edge of one method at the present learning rate.
+
+    Attributes:
+        method: ``"GD"``, ``"USAM"``, ``"p = 1/2"`` or ``"SAM"``.
+        power: The normalization p; ``None`` for the base optimizer alone.
+        edge: The curvature at which a step is marginally stable; ``None`` where unknown.
+        ratio: λ_max over the edge; 1 is at the edge.
+        largest_rho: Rho that brings the edge to λ_max at this ‖g‖; ``None`` where there is none.
+        bounce: Distance from the minimum at which the iterate bounces; ``None`` where it does not.
+        radius: ‖ε‖ on that bounce.
+    """
+
+    method: str
+    power: float | None
+    edge: float | None = None
+    ratio: float | None = None
+    largest_rho: float | None = None
+    bounce: float | None = None
+    radius: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        part: Heading under which it stands.
+        name: What it is.
+        value: As it is printed.
+        meaning: What it says.
+    """
+
+    part: str
+    name: str
+    value: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What :func:`thalweg.diagnose` found.
+
+    Attributes:
+        rho: The rho that is recommended, at ``power``.
+        power: The power that is recommended.
+        reasons: Why, in sentences.
+        measured: What was measured.
+        asked: The rho that the edges are for: the one that was asked about, or ``rho``.
+        edges: Of every method, at ``asked``.
+        changes: What rho would become under another batch size, loss scale or width.
+        rows: The same as a table for people.
+        followed: Of every step that was followed with SAM, what its telemetry told.
+    """
+
+    rho: float
+    power: float
+    reasons: tuple[str, ...]
+    measured: Measured
+    asked: float
+    edges: tuple[Edge, ...]
+    changes: dict[str, float]
+    rows: tuple[Row, ...]
+    followed: tuple[dict[str, float], ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the table as plain JSON data; what is not finite becomes ``None``."""
+        data: dict[str, Any] = _plain(dataclasses.asdict(self))
+        del data["rows"]
+        return data
+
+    def __str__(self) -> str:
+        width = max(len(row.name) for row in self.rows)
+        lines, part = [], ""
+        for row in self.rows:
+            lines += [] if row.part == part else ["", row.part]
+            part = row.part
+            lines.append(f"  {row.name:{width}}  {row.value:>10}  {row.meaning}".rstrip())
+        return "\n".join([*lines[1:], "", *self.reasons])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

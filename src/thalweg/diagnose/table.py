@@ -1,0 +1,150 @@
+"""A diagnosis as the rows of a table, with a meaning beside every number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from thalweg.diagnose.outlook import finite, same_length, verdict
+from thalweg.diagnose.record import Edge, Measured, Row
+from thalweg.diagnose.rule import Advice
+
+#: λ_max over the edge from which on it is said to be at the edge, and beyond it.
+_AT, _BEYOND = 0.8, 1.25
+
+
+def rows(
+    measured: Measured,
+    advice: Advice,
+    asked: float,
+    edges: tuple[Edge, ...],
+    changes: dict[str, float],
+    power: float,
+) -> tuple[Row, ...]:
+    """Return the rows of the table.
+
+    Args:
+        measured: What was measured.
+        advice: The recommendation.
+        asked: The rho that the edges are for.
+        edges: Of every method.
+        changes: What rho would become.
+        power: A power whose rho is wanted, too.
+    """
+    found = [
+        Row("Recommended", "rho", _text(advice.rho), f"at power {advice.power:g}"),
+        *_equals(measured, advice, power),
+    ]
+    if asked != advice.rho:
+        found.append(Row("Recommended", "asked about", _text(asked), verdict(measured, asked)))
+    found += [Row("Measured", *row) for row in _measured(measured)]
+    found += [Row("Along SAM's direction", *row) for row in _along(measured)]
+    found += [Row(f"Edges at rho = {asked:.3g}", *row) for row in _edges(measured, edges, asked)]
+    found += [Row("What rho would become", *row) for row in _changes(measured, changes)]
+    return tuple(found)
+
+
+def _equals(measured: Measured, advice: Advice, power: float) -> Iterator[Row]:
+    for p in sorted({0.0, 0.5, power} - {advice.power}):
+        rho = same_length(measured, advice.rho, p)
+        yield Row("Recommended", f"rho at power {p:g}", _text(rho), "the same length of ε now")
+
+
+def _measured(m: Measured) -> Iterator[tuple[str, str, str]]:
+    seen = f"over {m.batches} batches of {m.examples:.4g} examples, in training mode"
+    yield "parameters", f"{m.parameters:,}", f"‖w‖ = {_text(m.weight_norm)}"
+    spread = "" if math.isnan(m.loss_noise) else f"; ± {_text(m.loss_noise)} from batch to batch"
+    yield "loss", _text(m.loss), f"{seen}{spread}"
+    if not math.isnan(m.start_loss):
+        yield "before training", _text(m.start_loss), "loss of the model as it began"
+    yield "λ_max", _text(m.lambda_max), f"of the mean loss; residual {_text(m.lambda_error)}"
+    mean = m.trace / m.parameters
+    yield "trace", _text(m.trace), f"± {_text(m.trace_error)}; mean eigenvalue {_text(mean)}"
+    yield "‖g‖", _text(m.grad_norm), f"of one batch; of their mean {_text(m.mean_grad_norm)}"
+    if math.isnan(m.noise_scale):
+        told = "needs two batches"
+    elif math.isinf(m.noise_scale):
+        told = "the mean gradient is lost in the noise of these batches"
+    elif m.noise_scale > m.examples:
+        told = "examples: above the batch size, noise rules the gradient of a batch"
+    else:
+        told = "examples: below the batch size, the gradient of a batch is mostly signal"
+    yield "noise scale", _text(m.noise_scale), told
+    share = f"{100 * m.largest_share:.0f} %"
+    yield "largest share", share, f"of ‖ε‖² falls to {m.largest_name}"
+
+
+def _along(m: Measured) -> Iterator[tuple[str, str, str]]:
+    yield "λ̂", _text(m.scan.curvature[_near(m)]), "curvature along ε, at the lower end"
+    end = m.scan.rho[-1]
+    ends = (
+        ("lower end", m.lower, "below, the loss rise is lost in the noise from batch to batch"),
+        ("upper end", m.upper, "above, the rise is off that of a quadratic by half of it"),
+        ("uphill from", m.flip, "there the gradient at w + ε points uphill at w"),
+    )
+    for name, value, meaning in ends:
+        reached = math.isfinite(value)
+        yield (
+            name,
+            _text(value) if reached else f"> {_text(end)}",
+            (meaning if reached else "not reached in the scan"),
+        )
+
+
+def _near(m: Measured) -> int:
+    lower = min(m.lower, m.scan.rho[-1])
+    return min(range(len(m.scan.rho)), key=lambda i: abs(math.log(m.scan.rho[i] / lower)))
+
+
+def _edges(m: Measured, edges: tuple[Edge, ...], asked: float) -> Iterator[tuple[str, str, str]]:
+    for note in m.base.notes:
+        yield m.base.name, "", note
+    if not m.base.plain:
+        return
+    for one in edges:
+        if one.edge is None or one.ratio is None:
+            yield one.method, "none", "weight decay alone overshoots: no curvature is stable"
+            continue
+        where = "below it"
+        if one.ratio >= _AT:
+            where = "beyond it: steps grow" if one.ratio > _BEYOND else "at it"
+        yield one.method, _text(one.edge), f"λ_max is {one.ratio:.2g} of this edge, {where}"
+    by_name = {one.method: one for one in edges}
+    limit = by_name["USAM"].largest_rho
+    if m.lambda_max <= 0:
+        yield "USAM's limit", "none", "the loss bends downwards everywhere: no minimum is near"
+    elif limit is None:
+        yield "USAM's limit", "none", "the base optimizer itself leaves a minimum of this curvature"
+    else:
+        meaning = f"the largest rho that USAM bears here: ‖ε‖ = {_text(limit * m.grad_norm)} now"
+        yield "USAM's limit", _text(limit), meaning
+    for name in ("p = 1/2", "SAM"):
+        one = by_name[name]
+        if finite(one.bounce):
+            radius = "" if one.radius is None else f"; ‖ε‖ is {_text(one.radius)} there"
+            meaning = "on a quadratic no rho makes it diverge: it bounces this far from the minimum"
+            yield f"{name}: bounce", _text(one.bounce), meaning + radius
+
+
+def _changes(m: Measured, changes: dict[str, float]) -> Iterator[tuple[str, str, str]]:
+    noise = "keeps the penalty of the noise, to first order in rho"
+    alone = "if every weight had a ball of its own"
+    now = _text(changes["USAM now"])
+    meanings = {
+        "batch/4": noise,
+        "batch*4": noise,
+        "loss*4": "SAM's rho does not see the loss scale (at a quarter of the lr)",
+        "USAM, loss*4": f"USAM's, now {now}, does",
+        "width*4, first layer": alone,
+        "width*4, hidden layer": alone,
+        "width*4, last layer": f"{alone}; under one ball, its share of ε grows: diagnose anew",
+    }
+    for name, meaning in meanings.items():
+        if name in changes:
+            yield name.replace("*", " × ").replace("/", " / "), _text(changes[name]), meaning
+
+
+def _text(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "none"
+    return f"{value:.3g}" if math.isfinite(value) else "∞"

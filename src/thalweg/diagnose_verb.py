@@ -1,0 +1,157 @@
+"""``thalweg diagnose``: finds a user's function, measures what it returns, tells it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from thalweg.diagnose import Diagnosis, diagnose
+from thalweg.errors import ThalwegError
+
+RETURNS = (
+    "(model, loss, loader, optimizer): a torch.nn.Module, a function loss(model, batch) that "
+    "returns the mean loss, something to loop over that gives batches, and a torch.optim.Optimizer"
+)
+
+
+def run(target: str, *, json_: bool, folder: Path | None, train: int) -> None:
+    """Diagnose what a function returns, and print it.
+
+    Args:
+        target: ``MODULE:FUNCTION``, the module as it is imported or as a path to its file.
+        json_: Whether to print JSON.
+        folder: For the page and for ``diagnosis.json``, if any.
+        train: How many steps to follow.
+
+    Raises:
+        ThalwegError: If there is no such function, or it returns something else.
+    """
+    found = diagnose(*build(target), train=train, progress=_tell)
+    text = json.dumps(found.to_json())
+    page = None
+    if folder is not None:
+        from thalweg.diagnose.page import write_page
+        from thalweg.results.folder import write_whole
+
+        page = write_page(found, folder, target)
+        write_whole(folder / "diagnosis.json", text + "\n")
+    if json_:
+        typer.echo(text)
+        return
+    show(found)
+    if page is not None:
+        typer.echo(f"The page: {page.resolve()}")
+
+
+def _tell(word: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"measuring {word}\n")
+
+
+def build(target: str) -> tuple[Any, Any, Any, Any]:
+    """Return what the function of a user returns.
+
+    Args:
+        target: ``MODULE:FUNCTION``.
+
+    Raises:
+        ThalwegError: If there is no such function, or it returns something else.
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise ThalwegError(
+            f"MODULE:FUNCTION must name a function, got {target!r}: write train:build for the "
+            "function build in train.py"
+        )
+    function = getattr(_module(place), name, None)
+    if not callable(function):
+        raise ThalwegError(
+            f"{place} must have a function {name}, got {_kind(function)}: it takes nothing and "
+            f"returns {RETURNS}"
+        )
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        raise ThalwegError(
+            f"{target} must take no argument, got {name}{inspect.signature(function)}: write a "
+            f"function that takes none and returns {RETURNS}"
+        ) from None
+    found = function()
+    if not isinstance(found, tuple | list) or len(found) != 4:
+        got = _kind(found)
+        if isinstance(found, tuple | list):
+            got = f"{len(found)} things ({', '.join(type(one).__name__ for one in found)})"
+        raise ThalwegError(f"{target} must return {RETURNS}; got {got}")
+    return found[0], found[1], found[2], found[3]
+
+
+def _module(place: str) -> Any:
+    file = Path(place)
+    is_file = file.suffix == ".py"
+    folder = str(file.parent.resolve() if is_file else Path.cwd())
+    if folder not in sys.path:  # as where Python itself is called
+        sys.path.insert(0, folder)
+    if not is_file:
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+                raise
+            raise ThalwegError(
+                f"MODULE must be one that can be imported from here, got {place!r}: call this "
+                "where the file lies, or write the path, ending in .py"
+            ) from error
+    if not file.is_file():
+        raise ThalwegError(f"MODULE must be a file that exists, got {place!r}")
+    name = f"diagnosed_{file.stem}"  # which hides no other module
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def show(found: Diagnosis) -> None:
+    """Print the table, and the reasons below it.
+
+    Args:
+        found: The diagnosis.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table, part = Table("", "", "what it says"), ""
+    table.columns[1].justify = "right"
+    for row in found.rows:
+        if row.part != part:
+            table.add_section()
+            table.add_row(Text(row.part, style="bold"))
+            part = row.part
+        table.add_row(Text(row.name), Text(row.value), Text(row.meaning))
+    console = Console()
+    console.print(table)
+    for reason in found.reasons:
+        console.print(reason, highlight=False, markup=False)
+    if found.followed:
+        last = found.followed[-1]
+        told = ", ".join(
+            f"{name} {last[key]:.3g}"
+            for name, key in (("loss", "loss"), ("λ̂", "curvature"), ("edge", "edge"))
+            if key in last
+        )
+        steps = len(found.followed)
+        console.print(f"After {steps} steps with SAM: {told}.", highlight=False, markup=False)
+
+
+def _kind(value: object) -> str:
+    return "none" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,265 @@
+"""``thalweg diagnose``: what it prints and writes, and what it refuses in one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import thalweg
+import thalweg.diagnose
+from thalweg import SAM, ThalwegError, diagnose_verb
+from thalweg.diagnose.page import charts, write_page
+from thalweg.results import Line
+
+sys.path.insert(0, str(Path(__file__).parent))
+import subjects
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+SCRIPT = """
+import torch
+from torch import nn
+
+BUILT = []
+
+
+def loss(model, batch):
+    return model(batch).square().mean()
+
+
+def build():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    BUILT.append(model)
+    loader = [torch.randn(4, 3) for _ in range(3)]
+    return model, loss, loader, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def three():
+    return build()[:3]
+
+
+def nothing():
+    pass
+
+
+def needs(size):
+    return build()
+
+
+def swapped():
+    model, loss, loader, optimizer = build()
+    return model, loader, loss, optimizer
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    (tmp_path / "own_script.py").write_text(SCRIPT, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    for name in ("own_script", "diagnosed_own_script"):
+        sys.modules.pop(name, None)
+
+
+def run(target, json_=False, out=None, train=0):
+    diagnose_verb.run(target, json_=json_, folder=out, train=train)
+
+
+@pytest.mark.parametrize("target", ["own_script:build", "own_script.py:build"])
+def test_the_table_tells_all(script, monkeypatch, capsys, target):
+    monkeypatch.setenv("COLUMNS", "200")
+    run(target, train=2)
+    said = capsys.readouterr().out
+    name = "own_script" if target.startswith("own_script:") else "diagnosed_own_script"
+    own = sys.modules[name]
+    found = thalweg.diagnose(*own.build())
+    for row in found.rows:
+        assert row.name in said
+        assert row.value in said
+    for reason in found.reasons:
+        assert reason in " ".join(said.split())
+    assert "After 2 steps with SAM: loss" in said
+
+
+def test_json_and_page(script, capsys):
+    run("own_script:build", json_=True, out=script / "deep" / "out", train=2)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((script / "deep" / "out" / "diagnosis.json").read_text())
+    found = thalweg.diagnose(*sys.modules["own_script"].build(), train=2)
+    assert printed == json.loads(json.dumps(found.to_json()))
+    assert len(printed["followed"]) == 2
+    page = (script / "deep" / "out" / "diagnosis.html").read_text(encoding="utf-8")
+    assert "own_script:build" in page
+    for row in found.rows:
+        assert row.value.replace(">", "&gt;") in page
+    assert not re.search(r'(src|href)="(?!data:)', page.split('<script id="plotly">')[0])
+
+
+BAD = {
+    "own_script": "MODULE:FUNCTION must name a function, got 'own_script'",
+    "own_script:": "MODULE:FUNCTION must name a function",
+    "missing_script:build": "MODULE must be one that can be imported from here",
+    "missing_script.py:build": "MODULE must be a file that exists",
+    "own_script:absent": r"must have a function absent, got none.*returns \(model, loss, loader",
+    "own_script:number": "must have a function number, got a int",
+    "own_script:needs": r"must take no argument, got needs\(size\)",
+    "own_script:three": r"must return \(model, loss, loader, optimizer\): .*got 3 things \(Linear",
+    "own_script:nothing": r"must return \(model, loss, loader, optimizer\): .*; got none",
+    "own_script:swapped": r"loss must be a function loss\(model, batch\) .*, got a list",
+}
+
+
+@pytest.mark.parametrize("target", BAD)
+def test_wrong_functions_are_told_what_they_must_return(script, target):
+    with pytest.raises(ThalwegError, match=BAD[target]):
+        run(target)
+
+
+def test_an_error_within_the_users_module_is_the_users(script):
+    (script / "broken_script.py").write_text("import not_there_at_all\n", encoding="utf-8")
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        run("broken_script:build")
+
+
+def four():
+    model = subjects.convnet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return [model, subjects.loss_of, subjects.digits(), optimizer]
+
+
+WRONG = {
+    "no model": (0, lambda f: f[0].parameters(), r"model must be a torch.nn.Module, got a generat"),
+    "a module": (1, lambda f: nn.CrossEntropyLoss(), r"got CrossEntropyLoss, a module: write lam"),
+    "one argument": (1, lambda f: lambda batch: batch, r"got one that takes \(batch\)"),
+    "no loader": (2, lambda f: 3, "loader must be something to loop over .* got a int"),
+    "one batch": (2, lambda f: torch.zeros(3), "loader must be .* got a Tensor"),
+    "a sam": (3, lambda f: SAM(f[3], f[0]), "got a SAM: pass its .optimizer"),
+    "no optimizer": (3, lambda f: None, "optimizer must be a torch.optim.Optimizer, got None"),
+    "not a mean": (
+        1,
+        lambda f: lambda model, batch: model(batch[0]),
+        r"must return the mean loss.* got a tensor of the shape \(32, 10\): take the mean",
+    ),
+    "a number": (
+        1,
+        lambda f: lambda model, batch: subjects.loss_of(model, batch).item(),
+        "must return the mean loss.* got a float",
+    ),
+    "no graph": (
+        1,
+        lambda f: lambda m, b: subjects.loss_of(m, b).detach(),
+        "got one without: compute",
+    ),
+    "not finite": (
+        1,
+        lambda f: lambda m, b: subjects.loss_of(m, b) * torch.inf,
+        "loss must be finite",
+    ),
+    "no slope": (1, lambda f: lambda m, b: subjects.loss_of(m, b) * 0, "a gradient that is not 0"),
+    "others": (
+        3,
+        lambda f: torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1),
+        "optimizer must train parameters of the model, got 1 others",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_things_are_told_what_they_must_be(kind):
+    place, wrong, told = WRONG[kind]
+    given = four()
+    given[place] = wrong(given)
+    with pytest.raises(ThalwegError, match=told):
+        thalweg.diagnose(*given)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"rho": 0.0}, {"rho": "1"}, {"power": -1}, {"batches": 0}, {"seed": -1}, {"train": -1}],
+)
+def test_wrong_numbers(settings):
+    (name,) = settings
+    with pytest.raises(ThalwegError, match=name):
+        thalweg.diagnose(*four(), **settings)
+
+
+def test_a_loss_of_a_global_model_cannot_be_followed():
+    model, _, loader, optimizer = four()
+
+    def loss(_, batch):
+        return subjects.loss_of(model, batch)
+
+    with pytest.raises(ThalwegError, match="must use the model that it is given"):
+        thalweg.diagnose(model, loss, loader, optimizer, train=2)
+
+
+def test_steps_are_followed_with_sam():
+    model, loss, loader, optimizer = four()
+    found = thalweg.diagnose(model, loss, loader, optimizer, train=20)
+    assert [one["perturbation_norm"] for one in found.followed] == pytest.approx([found.rho] * 20)
+    assert sum(one["loss"] for one in found.followed[-5:]) < 5 * found.followed[0]["loss"] - 1
+    assert all(one["ratio"] == one["curvature"] / one["edge"] for one in found.followed)
+
+
+def test_the_rho_in_the_groups_is_the_one_that_is_asked_about():
+    model, loss, loader, optimizer = four()
+    optimizer.param_groups[0]["rho"] = 0.123
+    found = thalweg.diagnose(model, loss, loader, optimizer)
+    assert found.asked == found.measured.rho_now == 0.123
+    assert "asked about" in str(found)
+    assert thalweg.diagnose(model, loss, loader, optimizer, rho=0.4).asked == 0.4
+
+
+def test_a_compiled_model_is_measured_as_itself():
+    model, loss, loader, optimizer = four()
+    compiled = torch.compile(model, backend="eager")
+    found = thalweg.diagnose(compiled, loss, loader, optimizer)
+    assert found.to_json() == thalweg.diagnose(model, loss, loader, optimizer).to_json()
+
+
+def test_the_page_draws_what_was_measured(tmp_path):
+    found = thalweg.diagnose(*four(), train=3)
+    scan, steps = charts(found)
+    drawn = {layer.name: layer for axes in scan.axes for layer in axes.layers}
+    assert drawn["measured"].x == list(found.measured.scan.rho)
+    assert drawn["cosine"].y == list(found.measured.scan.cosine)
+    assert drawn["recommended"].x == [found.rho, found.rho]
+    lines = [layer for axes in steps.axes for layer in axes.layers]
+    assert all(isinstance(layer, Line) and len(layer.x) == 3 for layer in lines)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ThalwegError, match="must be writable"):
+        write_page(found, tmp_path / "file")
+    assert "&lt;b&gt;" in write_page(found, tmp_path, "<b>").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["diagnose_convnet", "diagnose_transformer"])
+def test_examples(name):
+    path = EXAMPLES / f"{name}.py"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert sum(bool(line.strip()) for line in lines) <= 40
+    four = runpy.run_path(str(path))["build"]()
+    before = {k: v.clone() for k, v in four[0].state_dict().items()}
+    found = thalweg.diagnose(*four, batches=4, train=3)
+    assert all(torch.equal(v, before[k]) for k, v in four[0].state_dict().items())
+    m = found.measured
+    assert 0 < m.lower < found.rho < m.upper
+    assert found.rho <= 0.5 * m.flip
+    assert m.lambda_max > 0
+    assert m.base.plain is (name == "diagnose_convnet")
+    assert all((one.edge is not None) is m.base.plain for one in found.edges)
+    # Curvature along the gradient is at most λ_max of that batch, and well above a random
+    # direction's.
+    mean = m.trace / m.parameters
+    assert m.scan.curvature[4] > 20 * mean
