@@ -21,8 +21,9 @@ install = $(VENV)/bin/python -m pip install --quiet --quiet --constraint constra
 study: $(VENV)/.lab
 	@$(VENV)/bin/thalweg study --out $(RESULTS)
 
+# Two processes, each with whole files: what a file shares is made once.
 test: $(VENV)/.dev
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 # The trainers' warnings are many and of their time; thalweg's own still fail, by the tests' marks.
 test-lowest:

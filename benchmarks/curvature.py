@@ -55,8 +55,8 @@ Medians over {rounds} rounds, in each of which every one takes its turn in an or
 ratios round by round, with their 95 % interval (bootstrap over rounds, percentiles).
 
 The Monitor is attached as it comes to {seconds} seconds of training with SAM (SGD with momentum),
-with a probe batch of the size of the others. Its share is what the training took beyond as many
-median steps; the sample that it takes at the start counts."""
+with a probe batch of the size of the others. Its share is the time of its samples; that of the one
+it takes at the start counts."""
 
 
 def measure(

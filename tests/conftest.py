@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import hypothesis
 import pytest
@@ -10,6 +11,9 @@ import torch
 from torch import nn
 
 from thalweg import SAM, Method
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two of them with two threads each would get in their way
+    torch.set_num_threads(1)
 
 # A busy machine makes a first call slow; that is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)

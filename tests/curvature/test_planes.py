@@ -226,7 +226,6 @@ def test_in_float64_the_directions_are_turned_too():
         ({"batches": iter(BATCHES)}, "batches must be something to go through again"),
         ({"loss_of": lambda m, b: 3}, "loss must be a tensor of one number, got int"),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_is_said(given, message):
     usual = {"model": Bowl(), "loss_of": value, "batches": BATCHES, "first": U, "second": V}

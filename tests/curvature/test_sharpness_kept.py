@@ -183,7 +183,6 @@ def test_far_away_the_loss_need_not_be_finite():
         ({"parameters": [nn.Parameter(torch.ones(1))]}, "parameters must be parameters of the"),
         ({"parameters": []}, "parameters must hold a tensor that requires a gradient, got none"),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_is_said(given, message):
     usual = {"model": Quadratic([1.0, 2.0, 3.0]), "loss_of": value, "batches": BATCHES, "rho": 0.1}
