@@ -21,11 +21,7 @@ LENGTH = 64
 
 @dataclass(frozen=True)
 class Watched:
-    """A training with a monitor.
-
-    The monitor's seconds are those from the start of its samples to their end, which it counts
-    itself; what its hook takes in a step without a sample is below a ten-thousandth of it.
-    """
+    """A training with a monitor, which counts the seconds of its samples itself."""
 
     what: str
     steps: int

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -257,3 +259,33 @@ def test_what_the_diff_adds_to_the_loop_stands_in_the_example(title, name):
     assert len(added) >= 5
     for line in added:
         assert line.replace("F.", "nn.functional.") in lines
+
+
+def test_the_launcher_starts_two_processes_of_it(tmp_path):
+    """The real launcher; the replicas train the same weights."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, runpy, sys\n"
+        "import torch\n"
+        "torch.set_num_threads(1)\n"
+        "example = runpy.run_path(sys.argv[1])\n"
+        "model, sam, _ = example['train'](steps=3)\n"
+        "w = torch.cat([p.detach().flatten() for p in model.parameters()])\n"
+        "both = [torch.empty_like(w) for _ in range(2)]\n"
+        "torch.distributed.all_gather(both, w)\n"
+        "print('same' if torch.equal(*both) and sam.last.moved else 'not the same')\n"
+        "torch.distributed.destroy_process_group()\n",
+        encoding="utf-8",
+    )
+    example = ROOT / "examples" / "transformers_text.py"
+    found = subprocess.run(
+        [*command, str(script), str(example)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert re.findall("same|not the same", found.stdout) == ["same", "same"], found.stdout
