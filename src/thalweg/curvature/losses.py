@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from thalweg import replay
 from thalweg.curvature.graphs import double_backward, taken
-from thalweg.curvature.measure import LossOf, examples, frozen, turned
+from thalweg.curvature.measure import LossOf, examples, frozen, numbers_of, turned
 from thalweg.curvature.product import Product, averaged
 from thalweg.errors import ThalwegError
 from thalweg.hold import Weights
@@ -204,8 +204,7 @@ class Losses:
         return float(total), slopes
 
     def _numbers(self) -> replay.RandomState:
-        others = {p.device for p in self.parameters if p.device.type not in ("cpu", "meta")}
-        return replay.RandomState(others)
+        return numbers_of(self.parameters)
 
 
 def _one_number(value: object) -> Tensor:

@@ -40,7 +40,7 @@ def frozen(model: nn.Module, training: bool | None = False) -> Iterator[None]:
         (tensor([0.]), tensor([-1.0000,  1.0000]))
     """
     modes = [(layer, layer.training) for layer in layout.layers(model)]
-    numbers = _numbers(model)
+    numbers = numbers_of(model.parameters())
     # Copies are advanced, not the buffers: a graph that is kept must find what it has saved.
     held = [(layer, dict(layer._buffers)) for layer, _ in modes if layer._buffers]
     try:
@@ -60,10 +60,14 @@ def frozen(model: nn.Module, training: bool | None = False) -> Iterator[None]:
             layer.training = mode
 
 
-def _numbers(model: nn.Module) -> replay.RandomState:
-    return replay.RandomState(
-        d for d in {p.device for p in model.parameters()} if d.type not in ("cpu", "meta")
-    )
+def numbers_of(tensors: Iterable[Tensor]) -> replay.RandomState:
+    """Return the state of the generators that draw on the CPU and where tensors lie.
+
+    Args:
+        tensors: The parameters of a model.
+    """
+    devices = {t.device for t in tensors}
+    return replay.RandomState(d for d in devices if d.type not in ("cpu", "meta"))
 
 
 class OverBatches(Product):
@@ -112,7 +116,7 @@ class OverBatches(Product):
     def _each(self) -> Iterator[tuple[Tensor, int]]:
         """The loss of every batch, with its graph, and how many examples it is of."""
         with frozen(self._model, self._training), _unsynchronized(self._model):
-            start = _numbers(self._model)
+            start = numbers_of(self._model.parameters())
             for done, batch in enumerate(self._batches, 1):
                 if done == 1:
                     start.put_back()  # loaders draw, too

@@ -30,9 +30,6 @@ _FEW = 4
 #: the search would stay with it after another eigenvalue has grown larger.
 _SHARE = 0.3
 
-#: Buffers with more entries are masks and tables, which no forward advances.
-_LARGE = 2**20
-
 #: Rho, scheduled, and the perturbed parameters, for each param group.
 Radii = list[tuple[float, list[Tensor]]]
 

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from thalweg import theory
-from thalweg.curvature.measure import LossOf, frozen
+from thalweg.curvature.measure import LossOf, frozen, numbers_of
 from thalweg.diagnose.base import base_of
 from thalweg.errors import ThalwegError
-from thalweg.replay import RandomState
 from thalweg.sam import SAM
 
 
@@ -44,8 +43,7 @@ def follow_steps(
     Raises:
         ThalwegError: If the loss is not one of the model that it is given.
     """
-    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
-    numbers, generator = RandomState(devices), getattr(loader, "generator", None)
+    numbers, generator = numbers_of(model.parameters()), getattr(loader, "generator", None)
     own = model
     state = generator.get_state() if isinstance(generator, torch.Generator) else None
     model, optimizer = copy.deepcopy((model, optimizer))

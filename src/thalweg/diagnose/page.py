@@ -6,18 +6,14 @@ import itertools
 import math
 from pathlib import Path
 
-import jinja2
-from plotly.offline import get_plotlyjs
-
-from thalweg import report
 from thalweg.diagnose.record import Diagnosis
 from thalweg.errors import ThalwegError
 from thalweg.report.figures import figure
+from thalweg.report.page import fill
 from thalweg.results import Axes, Chart, Line
 from thalweg.results.folder import write_whole
 
 HERE = Path(__file__).parent
-STYLE = Path(report.__file__).parent
 
 
 def write_page(found: Diagnosis, folder: str | Path, subject: str = "") -> Path:
@@ -35,21 +31,12 @@ def write_page(found: Diagnosis, folder: str | Path, subject: str = "") -> Path:
         ThalwegError: If it cannot be written.
     """
     drawn = [{"caption": c.caption, "figure": figure(c)} for c in charts(found)]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("page.html.jinja").render(
+    text = fill(
+        HERE / "page.html.jinja",
         found=found,
         subject=subject,
         parts=[(k, list(v)) for k, v in itertools.groupby(found.rows, lambda row: row.part)],
         drawn=drawn,
-        css=(STYLE / "page.css").read_text(encoding="utf-8"),
-        script=(STYLE / "page.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
     )
     file = Path(folder) / "diagnosis.html"
     try:

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from thalweg.curvature import frozen
-from thalweg.curvature.measure import LossOf
-from thalweg.replay import RandomState
+from thalweg.curvature.measure import LossOf, numbers_of
 
 
 def untrained_loss(
@@ -40,8 +39,7 @@ def untrained_loss(
         twin = copy.deepcopy(model)
     except (RuntimeError, TypeError, AttributeError):  # of tensors with a graph, locks, handles
         return math.nan
-    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
-    numbers = RandomState(devices)
+    numbers = numbers_of(model.parameters())
     try:
         torch.manual_seed(seed)
         for layer in twin.modules():

@@ -47,24 +47,14 @@ def render(results: ResultsFolder) -> str:
             f"run `thalweg study --out {results.path}` first"
         )
     sections = [_section(results, name) for name in names]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["seconds"] = _seconds
-    return environment.get_template("page.html.jinja").render(
+    return fill(
+        HERE / "page.html.jinja",
         sections=sections,
         counts=Counter(section.record.verdict for section in sections),
         differing=[section for section in sections if not section.record.as_recorded],
         figures=[drawn for section in sections for drawn in section.figures],
         size=results.manifest.get("size", "standard"),
         manifest=_rows({k: v for k, v in results.manifest.items() if k != "fingerprints"}),
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
-        script=(HERE / "page.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
     )
 
 
@@ -117,3 +107,26 @@ def _text(value: Any) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def fill(template: Path, **values: Any) -> str:
+    """Return a page that needs no other file: style, script and plotly are in it.
+
+    Args:
+        template: Its Jinja template.
+        values: What the template names, beside ``css``, ``script`` and ``plotly``.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["seconds"] = _seconds
+    return environment.get_template(template.name).render(
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+        **values,
+    )

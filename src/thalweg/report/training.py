@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import jinja2
-from plotly.offline import get_plotlyjs
-
 from thalweg.curvature.records import read_records
 from thalweg.errors import ThalwegError
 from thalweg.report.figures import figure
+from thalweg.report.page import fill
 from thalweg.results import Axes, Chart, Line
 from thalweg.results.folder import write_whole
 from thalweg.results.record import Role
@@ -74,19 +72,10 @@ def write_training_report(path: str | Path) -> Path:
         )
     page = path / "training.html" if folder else path.with_suffix(".html")
     drawn = [_run(file.stem, records) for file, records in runs]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("training.html.jinja").render(
+    text = fill(
+        HERE / "training.html.jinja",
         runs=drawn,
         figures=[one for run in drawn for one in run.figures],
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
-        script=(HERE / "page.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
     )
     try:
         write_whole(page, text)
