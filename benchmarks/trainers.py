@@ -36,9 +36,12 @@ TARGET = 1.03
 
 METHOD = """\
 A trainer is timed with thalweg's integration, and once more with the loop over `passes()` written
-by hand where the trainer lets one write it: in Lightning manual optimization, in Transformers a
-`training_step` of one's own, and beside Accelerate's documented loop the plain loop of torch,
-without Accelerate. The model, the data, the order of the batches and the base optimizer (SGD with
+by hand where the trainer lets one write it: in Lightning manual optimization, which does less than
+the automatic one, or an `optimizer_step` of one's own around its closure; in Transformers a
+`training_step` of one's own; in Accelerate its documented loop around `thalweg.SAM` itself. What
+the trainer costs without SAM is thus on both sides.
+
+The model, the data, the order of the batches and the base optimizer (SGD with
 momentum) are the same; nothing is accumulated, clipped, logged, saved or evaluated.
 
 In every round each trains anew for {steps} steps, in an order that changes every round. A step

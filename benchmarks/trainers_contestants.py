@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 import transformers
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from overhead_nets import mlp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -100,6 +101,18 @@ class Manual(Automatic):
         optimizer.zero_grad()
 
 
+class Stepping(Automatic):
+    def on_train_start(self) -> None:
+        self.sam = thalweg.SAM(self.optimizers().optimizer, self, rho=RHO)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        for _ in self.sam.passes():
+            optimizer_closure()
+        optimizer.step()
+
+
 class Clock(pl.Callback):
     def __init__(self) -> None:
         self.starts: list[float] = []
@@ -132,6 +145,10 @@ def lightning_callback(task: Task, steps: int, folder: str) -> Run:
 
 def lightning_manual(task: Task, steps: int, folder: str) -> Run:
     return lightning(Manual, [], task, steps, folder)
+
+
+def lightning_stepping(task: Task, steps: int, folder: str) -> Run:
+    return lightning(Stepping, [], task, steps, folder)
 
 
 # --- Transformers
@@ -213,12 +230,13 @@ def transformers_hand(task: Task, steps: int, folder: str) -> Run:
 # --- Accelerate
 
 
-def accelerate_loop(task: Task, steps: int, _: str) -> Run:
+def accelerate_loop(around: Callable[..., thalweg.SAM], task: Task, steps: int) -> Run:
+    """Accelerate's documented loop with SAM in it, which `around` makes."""
     accelerator = Accelerator(cpu=True)
     model = task.model()
     loader = task.loader(steps)
     model, optimizer, loader = accelerator.prepare(model, sgd(model), loader)
-    sam = prepare(accelerator, model, optimizer, rho=RHO)
+    sam = around(accelerator, model, optimizer, rho=RHO)
     starts = [time.perf_counter()]
     for x, y in loader:
         with accelerator.accumulate(model):
@@ -230,23 +248,22 @@ def accelerate_loop(task: Task, steps: int, _: str) -> Run:
     return starts, end(model)
 
 
-def plain_loop(task: Task, steps: int, _: str) -> Run:
-    model = task.model()
-    loader = task.loader(steps)
-    optimizer = sgd(model)
-    sam = thalweg.SAM(optimizer, model, rho=RHO)
-    starts = [time.perf_counter()]
-    for x, y in loader:
-        for _ in sam.passes():
-            cross_entropy(model(x), y).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        starts.append(time.perf_counter())
-    return starts, end(model)
+def accelerate_prepared(task: Task, steps: int, _: str) -> Run:
+    return accelerate_loop(prepare, task, steps)
+
+
+def accelerate_by_hand(task: Task, steps: int, _: str) -> Run:
+    def around(
+        _: Accelerator, model: nn.Module, optimizer: AcceleratedOptimizer, rho: float
+    ) -> thalweg.SAM:
+        return thalweg.SAM(optimizer.optimizer, model, rho)
+
+    return accelerate_loop(around, task, steps)
 
 
 CONTESTANTS: dict[str, tuple[Callable[[Task, int, str], Run], Callable[[Task, int, str], Run]]] = {
-    "Lightning": (lightning_callback, lightning_manual),
+    "Lightning, beside manual optimization": (lightning_callback, lightning_manual),
+    "Lightning, beside `optimizer_step`": (lightning_callback, lightning_stepping),
     "Transformers": (transformers_sam, transformers_hand),
-    "Accelerate": (accelerate_loop, plain_loop),
+    "Accelerate": (accelerate_prepared, accelerate_by_hand),
 }

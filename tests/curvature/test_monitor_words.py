@@ -111,7 +111,22 @@ def test_the_default_share_in_a_training(monkeypatch):
     for _ in range(130):
         clock.now += 1.0
         train(sam, half_squares, [pair()])
-    assert [record["step"] for record in records] == [0, 40, 80, 120]  # 2 s are 5 % of 40 s
+    # 2 s are 5 % of 40 s; the first wait pays for two samples.
+    assert [record["step"] for record in records] == [0, 80, 120]
+
+
+def test_what_no_training_has_paid_for_is_searched_shortly():
+    model = torch.nn.Linear(40, 1, bias=False)
+    batch = torch.diag(torch.linspace(1.0, 1.2, 40)), torch.zeros(40, 1)  # close eigenvalues
+    sam, records = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model), []
+    with Monitor(sam, half_squares, batch, to=records.append, trace=False) as monitor:
+        monitor.sample()
+    with Monitor(sam, half_squares, batch, to=records.append, trace=False, every=5):
+        pass
+    short, _, paid = (record["products"] for record in records)
+    assert short <= 9 < paid  # one of them is along ε
+    residuals = [record["residual"] for record in records]
+    assert residuals[1] < residuals[0]  # which goes on from there
 
 
 def test_a_pause_does_not_save_time_up():

@@ -14,7 +14,7 @@ from torch import Tensor
 from thalweg.curvature.measure import LossOf
 from thalweg.curvature.pace import Along, Pace
 from thalweg.curvature.records import Record, Sink, sinks
-from thalweg.curvature.sample import take
+from thalweg.curvature.sample import MOST, SHORT, take
 from thalweg.curvature.words import WINDOW, thought
 from thalweg.errors import ThalwegError, number, warn, whole
 
@@ -51,8 +51,10 @@ class Monitor:
         batch: The probe batch, the same for all samples, on the device of the model.
         every: Steps from sample to sample. Must be given under DistributedDataParallel, whose
             ranks must sample alike.
-        share: Where ``every`` is not given: of the time between two samples, at most so much goes
-            into the second one, as far as the first tells how long it takes.
+        share: Where ``every`` is not given: of the time of training, at most so much goes into
+            samples, from the second one on and as far as one tells how long the next will take.
+            The first, for which no training has paid, searches shortly for λ_max: its ``residual``
+            tells how far it came.
         to: Where records go: a path (JSON lines are appended), a TensorBoard ``SummaryWriter``, a
             function of the record's dictionary, or several in a list. Under
             DistributedDataParallel the first rank alone writes.
@@ -187,6 +189,7 @@ class Monitor:
         self._pace.sampled(began, time.perf_counter())
 
     def _take(self, sam: SAM) -> Record:
+        unpaid = self._vector is None and self._pace.shares
         record, vector = take(
             sam,
             self._loss_of,
@@ -195,6 +198,7 @@ class Monitor:
             training=self._training,
             with_trace=self._trace,
             start=self._vector,
+            most=SHORT if unpaid else MOST,
         )
         self._vector = vector
         steps, values = self._along.taken()

@@ -28,13 +28,18 @@ class Pace:
         self._every, self._share = every, share
         self._cost, self._since = 0.0, 0.0
 
+    @property
+    def shares(self) -> bool:
+        """Whether samples come by their share of the time."""
+        return self._every is None
+
     def begins(self, seconds: float) -> None:
-        """Start after a sample that belongs to no training time.
+        """Start after the sample before training; the first wait pays for it and for the next.
 
         Args:
             seconds: How long it took.
         """
-        self._cost, self._since = seconds, time.perf_counter()
+        self._cost, self._since = 2 * seconds, time.perf_counter()
 
     def due(self, step: int, now: float) -> bool:
         """Return whether a sample may be taken after this step.

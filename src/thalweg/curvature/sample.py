@@ -22,8 +22,10 @@ from thalweg.errors import ThalwegError
 if TYPE_CHECKING:
     from thalweg.sam import SAM
 
-#: Error of λ_max, relative, and products after which its search ends.
-_TOLERANCE, _MOST = 0.01, 30
+#: Error of λ_max, relative, that its search ends at.
+_TOLERANCE = 0.01
+#: Products after which it ends, whatever the residual; and where no training has paid for them.
+MOST, SHORT = 30, 8
 #: Products for the trace.
 _FEW = 4
 #: Of the gradient, in the start of the search beside the last eigenvector. With that vector alone
@@ -43,6 +45,7 @@ def take(
     training: bool | None = True,
     with_trace: bool = True,
     start: Tensor | None = None,
+    most: int = MOST,
 ) -> tuple[Record, Tensor]:
     """Measure loss, curvature, edge and ε of a SAM object at its weights, on one batch.
 
@@ -56,6 +59,7 @@ def take(
         training: As for :func:`thalweg.curvature.frozen`.
         with_trace: Whether the trace is estimated.
         start: Eigenvector of an earlier sample.
+        most: Products after which the search for λ_max ends, whatever the residual.
 
     Returns:
         The record, without what training steps tell, and the eigenvector.
@@ -75,7 +79,7 @@ def take(
     mixed = None
     if start is not None and 0 < size < math.inf:
         mixed = torch.stack([start, _SHARE / size * along])
-    top = lambda_max(product, tolerance=_TOLERANCE, most=_MOST, start=mixed, seed=step)
+    top = lambda_max(product, tolerance=_TOLERANCE, most=most, start=mixed, seed=step)
     total = trace(product, method="hutchinson", products=_FEW, seed=step) if with_trace else None
 
     one, moves = _epsilon(sam, radii, trained, gradient)

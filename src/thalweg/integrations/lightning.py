@@ -231,24 +231,28 @@ class _Passes(Closure):
 def _total(results: list[ClosureResult]) -> Tensor | None:
     """Return the loss of a step; none where each training step returned None, to be skipped."""
     losses = [r.loss.sum() for r in results if r.loss is not None]
+    if len(losses) == 1:  # as a rule; a step is short
+        return losses[0]
     return torch.stack(losses).sum() if losses else None
 
 
 @contextlib.contextmanager
 def _unseen(trainer: pl.Trainer) -> Iterator[None]:
     """Let a pass leave no trace in the logs, nor in the metrics of the module."""
-    results: Any = trainer._results
-    metrics = [vars(m) for m in trainer.lightning_module.modules() if isinstance(m, Metric)]
+    module = trainer.lightning_module
+    metrics = [vars(m) for m in module.modules() if isinstance(m, Metric)]
     before = [dict(values) for values in metrics]
     for values in metrics:  # which metrics add to in place
         copies = {k: v.clone() for k, v in values.items() if isinstance(v, Tensor)}
         values.update(copies, **{k: [*v] for k, v in values.items() if type(v) is list})
-    # In the first batch, another hook that logs would have what is logged reset.
-    results.log = results.reset = lambda *_, **__: None
+    own = vars(module).get("log")
+    vars(module)["log"] = lambda *_, **__: None  # through which log_dict and callbacks go, too
     try:
         yield
     finally:
-        del results.log, results.reset
+        vars(module).pop("log")
+        if own is not None:
+            vars(module)["log"] = own
         for values, old in zip(metrics, before, strict=True):
             values.clear()
             values.update(old)
