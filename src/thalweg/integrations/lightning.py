@@ -239,17 +239,23 @@ def _total(results: list[ClosureResult]) -> Tensor | None:
 @contextlib.contextmanager
 def _unseen(trainer: pl.Trainer) -> Iterator[None]:
     """Let a pass leave no trace in the logs, nor in the metrics of the module."""
-    module = trainer.lightning_module
+    module, results = trainer.lightning_module, vars(trainer._results)
     metrics = [vars(m) for m in module.modules() if isinstance(m, Metric)]
     before = [dict(values) for values in metrics]
     for values in metrics:  # which metrics add to in place
         copies = {k: v.clone() for k, v in values.items() if isinstance(v, Tensor)}
         values.update(copies, **{k: [*v] for k, v in values.items() if type(v) is list})
+    silent = dict.fromkeys(("log", "reset"), lambda *_, **__: None)
+    # Callbacks have the module's method: for them the results are silent, too. In the first batch
+    # a hook that logs would have what is logged reset.
     own = vars(module).get("log")
-    vars(module)["log"] = lambda *_, **__: None  # through which log_dict and callbacks go, too
+    results.update(silent)
+    vars(module)["log"] = silent["log"]  # which takes its time before it comes to the results
     try:
         yield
     finally:
+        for name in silent:
+            results.pop(name)
         vars(module).pop("log")
         if own is not None:
             vars(module)["log"] = own
