@@ -1,5 +1,6 @@
 """The guard of the guards: with SAM spoiled, each shared check must fail."""
 
+import dataclasses
 import math
 
 import pytest
@@ -22,25 +23,23 @@ def other_sign(patch):
 
 
 def no_normalization(patch):
-    patch.setattr(method, "size", lambda rho, n, power, cap: TRUE_SIZE(rho, n, 0.0, cap))
+    patch.setattr(method, "size", lambda rho, n, power, cap, *_: TRUE_SIZE(rho, n, 0.0, cap))
 
 
 def always_normalized(patch):
-    patch.setattr(method, "size", lambda rho, n, power, cap: TRUE_SIZE(rho, n, 1.0, cap))
+    patch.setattr(method, "size", lambda rho, n, power, cap, *_: TRUE_SIZE(rho, n, 1.0, cap))
 
 
 def no_cap(patch):
-    patch.setattr(method, "size", lambda rho, n, power, cap: TRUE_SIZE(rho, n, power, math.inf))
+    patch.setattr(method, "size", lambda rho, n, power, cap, *_: TRUE_SIZE(rho, n, power, math.inf))
 
 
 def half_the_norm(patch):
-    patch.setattr(
-        Method,
-        "perturbation",
-        lambda self, g, *args, **kw: TRUE_PERTURBATION(
-            self, g, *args, **kw | {"norm": lambda t: parameters.norm(t[:1])}
-        ),
-    )
+    def perturbation(self, g, *args, context, **kw):
+        half = dataclasses.replace(context, norm=lambda t: parameters.norm(t[:1]))
+        return TRUE_PERTURBATION(self, g, *args, context=half, **kw)
+
+    patch.setattr(Method, "perturbation", perturbation)
 
 
 def no_restore(patch):

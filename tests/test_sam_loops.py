@@ -167,7 +167,7 @@ def test_a_forgotten_sam_takes_its_buffers_along(tools):
     assert all(ref() is None for ref in alive)
 
 
-def both(here, uphill):
+def both(here, uphill, _):
     return [g + h for g, h in zip(here, uphill, strict=True)]
 
 

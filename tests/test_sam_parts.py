@@ -34,7 +34,7 @@ FORMS = pytest.mark.parametrize("form", ["passes", "closure", "block"])
 
 @FORMS
 def test_combine(tools, form):
-    method = Method(combine=lambda g, h: [0.5 * (a + b) for a, b in zip(g, h, strict=True)])
+    method = Method(combine=lambda g, h, _: [0.5 * (a + b) for a, b in zip(g, h, strict=True)])
     w = start(tools)
     g = gradient_at(tools, w, 0)
     h = gradient_at(tools, w + 0.3 * g / g.norm(), 0)
@@ -45,7 +45,7 @@ def test_combine(tools, form):
 def test_combine_adds_to_what_grad_held_unless_it_is_cleared(tools, set_to_none):
     model = tools.net(dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    method = Method(combine=lambda g, h: [0.5 * (a + b) for a, b in zip(g, h, strict=True)])
+    method = Method(combine=lambda g, h, _: [0.5 * (a + b) for a, b in zip(g, h, strict=True)])
     sam = SAM(optimizer, model, 0.3, method=method)
     tools.loss(model, 1)().backward()
     for _ in sam.passes():
@@ -62,7 +62,7 @@ def test_combine_adds_to_what_grad_held_unless_it_is_cleared(tools, set_to_none)
 
 @FORMS
 def test_filter(tools, form):
-    method = Method(filter=lambda p: p.ndim > 1, power=0.5)
+    method = Method(filter=lambda p, *_: p.ndim > 1, power=0.5)
     w = start(tools)
     g = gradient_at(tools, w, 0)
     model = tools.net()
@@ -74,7 +74,7 @@ def test_filter(tools, form):
 
 @FORMS
 def test_direction(tools, form):
-    method = Method(direction=lambda gradient: [torch.sign(t) for t in gradient])
+    method = Method(direction=lambda gradient, _: [torch.sign(t) for t in gradient])
     w = start(tools)
     d = torch.sign(gradient_at(tools, w, 0))
     h = gradient_at(tools, w + 0.3 * d / d.norm(), 0)
@@ -85,7 +85,7 @@ def test_direction(tools, form):
 class Signs:
     """The ball of the largest entry: its dual norm is the sum of sizes."""
 
-    def sharp(self, direction, norm):
+    def sharp(self, direction, context):
         n = sum(t.abs().sum() for t in direction)
         return [n * torch.sign(t) for t in direction], n
 
@@ -102,7 +102,9 @@ def test_ball(tools, form):
 @pytest.mark.parametrize("form", ["passes", "closure"])
 def test_gate_and_schedule(tools, form):
     """Every second step, with a radius that grows; written out beside it."""
-    method = Method(gate=lambda step: step % 2 == 1, schedule=lambda rho, step: rho * (1 + step))
+    method = Method(
+        gate=lambda step: step % 2 == 1, schedule=lambda rho, step, lr: rho * (1 + step)
+    )
     model = tools.net(dtype=torch.float64)
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, 0.1, method=method)
     w, counts = start(tools), []
@@ -127,7 +129,7 @@ def test_gate_and_schedule(tools, form):
 
 def test_a_schedule_counts_in_the_block_too(tools):
     model = tools.net()
-    method = Method(schedule=lambda rho, step: rho * (1 + step))
+    method = Method(schedule=lambda rho, step, lr: rho * (1 + step))
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.0), model, 0.1, method=method)
     for step in range(3):
         tools.forms["block"](sam, tools.loss(model, step))

@@ -238,7 +238,7 @@ def test_a_disabled_scaler_is_as_good_as_none():
 
 
 @pytest.mark.filterwarnings("ignore:no parameter of the optimizer got a gradient")
-@pytest.mark.parametrize("method", [Method(filter=lambda p: False), Method()])
+@pytest.mark.parametrize("method", [Method(filter=lambda p, *_: False), Method()])
 def test_an_ascent_without_any_gradient_is_no_overflow(method):
     w = torch.ones(3, requires_grad=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

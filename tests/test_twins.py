@@ -203,8 +203,8 @@ def test_above_power_1_one_step_from_each_of_100_states(name, power, capped):
 def test_another_direction_and_combine_in_both():
     method = Method(
         power=0.5,
-        direction=lambda g: [torch.sin(t) for t in g],
-        combine=lambda g, h: [0.25 * a + 0.75 * b for a, b in zip(g, h, strict=True)],
+        direction=lambda g, _: [torch.sin(t) for t in g],
+        combine=lambda g, h, _: [0.25 * a + 0.75 * b for a, b in zip(g, h, strict=True)],
     )
     problem = SingleNeuron("log_cosh", start=(0.7, 2.0))
     result = simulate(problem, eta=0.2, rho=0.05, method=method, steps=100)

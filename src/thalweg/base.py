@@ -1,17 +1,19 @@
-"""What SAM asks of the base optimizer: its parameters, and the radius of each group."""
+"""What SAM asks of the base optimizer: parameters, radii, gradients; and ε, made of these."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from thalweg import layout, parameters, sharded
-from thalweg.ascent import AllParameters, Method, Norm, Number
+from thalweg.ascent import AllParameters, Context, Method, Number
 from thalweg.errors import number, warn
+from thalweg.hold import Moves
+from thalweg.memory import Page, Places
 from thalweg.telemetry import Last, told
 
 #: Rho and chosen parameters of every param group that is perturbed.
@@ -23,7 +25,9 @@ def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def rhos(optimizer: torch.optim.Optimizer, default: float, method: Method, step: int) -> Rhos:
+def rhos(
+    optimizer: torch.optim.Optimizer, default: float, method: Method, step: int, places: Places
+) -> Rhos:
     """Return rho and chosen parameters of every group that is perturbed at this step.
 
     Args:
@@ -31,6 +35,7 @@ def rhos(optimizer: torch.optim.Optimizer, default: float, method: Method, step:
         default: The radius for those.
         method: Its schedule and filter are applied.
         step: How many steps went before.
+        places: Where the parameters are, for the filter.
 
     Returns:
         One pair for every group whose rho is not 0.
@@ -44,54 +49,79 @@ def rhos(optimizer: torch.optim.Optimizer, default: float, method: Method, step:
         rho = group.setdefault("rho", default)
         if type(rho) is not float or not 0 <= rho < math.inf:
             rho = number(f'the "rho" of param group {i}', rho, at_least=0)
-        now = method.schedule(rho, step)
+        now = method.schedule(rho, step, group.get("lr", math.nan))
         if now > 0:
             chosen = group["params"]
-            found.append((now, chosen if everything else [p for p in chosen if method.filter(p)]))
+            if not everything:
+                chosen = [p for p in chosen if method.filter(p, *places.of(p))]
+            found.append((now, chosen))
     return found
 
 
+def climbing(rhos: Rhos, *, looks: bool) -> Rhos:
+    """Return of every group the parameters that an ascent moves: those that have a gradient.
+
+    Args:
+        rhos: What :func:`rhos` gave.
+        looks: Whether the ascent is made of a gradient.
+    """
+    if not looks:
+        return [(rho, [p for p in chosen if p.requires_grad]) for rho, chosen in rhos if chosen]
+    groups = []
+    for rho, chosen in rhos:
+        held = [p for p in chosen if p.grad is not None]
+        if held:
+            groups.append((rho, held))
+    if sum(len(held) for _, held in groups) < sum(len(chosen) for _, chosen in rhos):
+        _look_for_gradients([p for _, chosen in rhos for p in chosen])
+    return groups
+
+
+def gradients_of(groups: Rhos) -> list[Tensor]:
+    """Return the gradients of the parameters, each sharded as its parameter is.
+
+    Args:
+        groups: What :func:`climbing` gave.
+    """
+    held = [p for _, some in groups for p in some]
+    found = [p.grad for p in held if p.grad is not None]
+    return found if layout.all_plain(found) else _aligned(held, found)
+
+
 def moves(
-    method: Method, rhos: Rhos, scale: Number | None
-) -> tuple[Last, list[tuple[list[Tensor], list[Tensor], float | Tensor]]]:
-    """Return ε for every group, from the gradients there are.
+    method: Method,
+    groups: Rhos,
+    gradients: Sequence[Tensor],
+    scale: Number | None,
+    context: Context,
+) -> tuple[Last, Moves]:
+    """Return ε for every group.
 
     Args:
         method: What makes ε of a gradient.
-        rhos: What :func:`rhos` gave.
+        groups: What :func:`climbing` gave; at least one.
+        gradients: Of all parameters in the groups; none for a direction that takes none.
         scale: What the gradients are multiplied by, if by anything.
+        context: The step.
 
     Returns:
         The record of the perturbation; and parameters, direction and factor for each group. On
         the CPU the factor is a float and there are no moves where it is 0; on an accelerator it
         is a tensor there, so that nothing is read back and nothing waits.
     """
-    groups, gradients = [], []
-    for rho, chosen in rhos:
-        held, found = chosen, [p.grad for p in chosen]
-        if any(g is None for g in found):
-            held = [p for p in chosen if p.grad is not None]
-        if held:
-            groups.append((rho, held))
-            gradients += [g for g in found if g is not None]
-    if len(gradients) < sum(len(chosen) for _, chosen in rhos):
-        _look_for_gradients([p for _, chosen in rhos for p in chosen])
-    if not groups:
-        return Last(grad_norm=0.0 if rhos else math.nan), []
-    if not layout.all_plain(gradients):
-        gradients = _aligned([p for _, held in groups for p in held], gradients)
-    costly = layout.costly_to_read(gradients[0].device)
-    norm: Norm = parameters.norm if costly else _norm
+    costly = layout.costly_to_read(groups[0][1][0].device)
     if scale is not None and not costly:
         scale = float(scale)
     # The factor is linear in rho: it is taken once, for the largest, and shared out.
     top = max(rho for rho, _ in groups)
-    epsilon = method.perturbation(gradients, top, norm=norm, scale=scale)
+    epsilon = method.perturbation(gradients, top, scale=scale, context=context)
+    if not costly:
+        epsilon = epsilon._replace(factor=float(epsilon.factor), norm=float(epsilon.norm))
     rest = iter(epsilon.direction)
     parts = [(held, list(itertools.islice(rest, len(held))), rho / top) for rho, held in groups]
     length = epsilon.length
     if len(parts) > 1:
-        norms = [epsilon.factor * share * norm(d) for _, d, share in parts]
+        norms = [epsilon.factor * share * context.norm(d) for _, d, share in parts]
         if costly:
             length = torch.linalg.vector_norm(torch.stack([torch.as_tensor(n) for n in norms]))
         else:
@@ -101,6 +131,69 @@ def moves(
         return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
     factor = float(epsilon.factor)
     return last, [(w, d, factor * share) for w, d, share in parts if last.moved]
+
+
+def together(before: Moves, after: Moves) -> Moves:
+    """Return the way of two moves, one after the other.
+
+    Args:
+        before: The first one.
+        after: The second one, of the same parameters where both move.
+    """
+    if not before or not after:
+        return before or after
+    found: dict[Tensor, Tensor] = {}
+    for group, direction, factor in (*before, *after):
+        for p, d in zip(group, direction, strict=True):
+            part = (
+                torch.where(factor != 0, d * factor, 0.0)
+                if isinstance(factor, Tensor)
+                else d * factor
+            )
+            found[p] = found[p] + part if p in found else part
+    return [(list(found), list(found.values()), 1.0)]
+
+
+def context(
+    optimizer: torch.optim.Optimizer,
+    held: list[Tensor],
+    step: int,
+    memory: Page,
+    places: Places,
+    agreed: Callable[[Number], Number],
+    point: int = 0,
+) -> Context:
+    """Return what the parts of a method may know of a step.
+
+    Args:
+        optimizer: The base optimizer, whose state they may look up.
+        held: The chosen parameters, at w.
+        step: How many steps went before.
+        memory: What they remember.
+        places: Where the parameters are.
+        agreed: The mean of a number over the ranks.
+        point: At which of several points the gradient is taken next.
+    """
+    costly = layout.costly_to_read(held[0].device)
+
+    def state(name: str) -> list[Tensor | None]:
+        return [optimizer.state.get(p, {}).get(name) for p in held]
+
+    return Context(
+        weights=held,
+        step=step,
+        norm=parameters.norm if costly else _norm,
+        dot=parameters.dot if costly else _dot,
+        memory=memory,
+        state=state,
+        agreed=agreed,
+        layers=lambda: places.layers(held),
+        point=point,
+    )
+
+
+def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    return float(parameters.dot(left, right))
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

@@ -47,6 +47,7 @@ def number(
     *,
     above: float | None = None,
     at_least: float | None = None,
+    below: float | None = None,
     infinite: bool = False,
 ) -> float:
     """Return ``value`` as a float, or raise an error that says what was wanted.
@@ -56,6 +57,7 @@ def number(
         value: An int, a float, or a zero-dimensional array or tensor.
         above: Exclusive lower bound.
         at_least: Inclusive lower bound.
+        below: Exclusive upper bound.
         infinite: Whether infinity is allowed. NaN never is.
 
     Returns:
@@ -75,6 +77,8 @@ def number(
         wanted += f" > {above:g}"
     if at_least is not None:
         wanted += f" >= {at_least:g}"
+    if below is not None:
+        wanted += f" < {below:g}" if at_least is None and above is None else f" and < {below:g}"
     is_text = isinstance(value, (str, bytes, bool))
     try:
         result = math.nan if is_text else float(value)  # type: ignore[arg-type]
@@ -85,6 +89,7 @@ def number(
         or (math.isinf(result) and not infinite)
         or (above is not None and result <= above)
         or (at_least is not None and result < at_least)
+        or (below is not None and result >= below)
     ):
         hint = " (pass a number, not a string)" if isinstance(value, (str, bytes)) else ""
         raise ThalwegError(f"{name} must be {wanted}, got {value!r}{hint}")

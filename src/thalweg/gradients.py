@@ -70,10 +70,13 @@ class Both:
 
     Args:
         parameters: Their ``.grad`` is g now.
+        here: Whether there is a g; else h alone is told apart from what was there before.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._all = [(p, kept(p.grad)) for p in parameters if p.grad is not None]
+    def __init__(self, parameters: Sequence[Tensor], *, here: bool = True) -> None:
+        self._all = [(p, kept(p.grad) if here and p.grad is not None else None) for p in parameters]
+        if here:
+            self._all = [(p, g) for p, g in self._all if g is not None]
         self._before: dict[Tensor, tuple[Tensor, Tensor]] = {}
         self._versions: dict[Tensor, int] = {}
         self._hooks: list[Any] = []
@@ -111,8 +114,8 @@ class Both:
 
     @property
     def here(self) -> list[Tensor]:
-        """The ascent gradient g, one tensor for each of ``parameters``."""
-        return [g for p, g in self._all if p.grad is not None]
+        """The ascent gradient g, one for each of ``parameters``; none where none was taken."""
+        return [g for p, g in self._all if p.grad is not None and g is not None]
 
     @property
     def uphill(self) -> list[Tensor]:
@@ -128,6 +131,24 @@ class Both:
         """What the descent pass added to; ``None`` if there was nothing, or it was cleared."""
         there, copy = self._before.get(p, (None, None))
         return copy if there is p.grad else None
+
+    def aside(self) -> Aside:
+        """Leave what a pass added alone in ``.grad``, and set aside what was there before."""
+        self.forget()
+        added = dict(zip(self.parameters, self.uphill, strict=True))
+        for p in added:
+            p.grad = self._old(p)
+        held = Aside([p for p, _ in self._all])
+        for p, g in added.items():
+            p.grad = g
+        return held
+
+    def rewind(self) -> None:
+        """Put the gradients back to what they were before the pass, or were cleared to in it."""
+        self.forget()
+        for p in self.parameters:
+            p.grad = self._old(p)
+        self._before, self._versions = {}, {}
 
     @torch.no_grad()
     def write(self, combined: Sequence[Tensor]) -> None:

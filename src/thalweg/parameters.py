@@ -86,6 +86,25 @@ def _norm(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor
     return total
 
 
+def norms(tensors: Sequence[Tensor]) -> list[float | Tensor]:
+    """Return the Euclidean norm of every tensor by itself.
+
+    Args:
+        tensors: As for :func:`norm`.
+
+    Returns:
+        One number for each: a float on the CPU, where it is cheap to read; elsewhere a float64
+        tensor, zero-dimensional.
+
+    Example:
+        >>> norms([torch.tensor([3.0, 4.0]), torch.tensor([2.0])])
+        [5.0, 2.0]
+    """
+    if tensors and layout.costly_to_read(tensors[0].device):
+        return [norm([t]) for t in tensors]
+    return [float(norm([t])) for t in tensors]
+
+
 def cell_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the norm of every cell of a grid, in plain operations and the tensors' own dtype.
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import base, checks, gradients, hold, replay
-from thalweg.ascent import Always, Constant, Method, SAMGradient
+from thalweg import base, checks, gradients
+from thalweg.ascent import Method
 from thalweg.errors import number
 from thalweg.loop import Loops
 from thalweg.scaling import Scaling
 from thalweg.telemetry import Last, Pass
-from thalweg.watch import Watch
+from thalweg.walk import Gear, Walk
 
 
 class SAM:
@@ -88,16 +88,18 @@ class SAM:
         self.last, self._step = Last(), 0
         self._start()
         held = {group.get("rho") for group in optimizer.param_groups}
-        base.rhos(optimizer, self.rho, self.method, 0)
+        self._rhos()
         checks.warn_of_likely_mistakes(optimizer, model, self.rho, held)
 
     def _start(self) -> None:  # what does not go into a copy or a pickle
-        self._mixes = not isinstance(self.method.combine, SAMGradient)
         needs_scale = self.telemetry or self.method.scale_matters
         self._scaling = Scaling(self.optimizer, self.scaler, needs_scale)
-        self._weights = hold.Weights(self.model, keep=self.keep_backup)
         self._loops = Loops(self.optimizer, self.model)
-        self._watch = Watch(self._weights, telemetry=self.telemetry)
+        keep, telemetry = self.keep_backup, self.telemetry
+        self._gear = Gear(
+            self.optimizer, self.model, self._scaling, telemetry=telemetry, keep_backup=keep
+        )
+        self._weights, self._watch = self._gear.weights, self._gear.watch
 
     def passes(self) -> Iterator[Pass]:
         """Yield once for every gradient that this step needs; call ``backward()`` in each pass.
@@ -117,33 +119,41 @@ class SAM:
                 another loop came while this one was open; if a scaler is used wrongly.
         """
         self._loops.close()
-        perturb = self.method.gate(self._step)
-        rhos = base.rhos(self.optimizer, self.rho, self.method, self._step) if perturb else []
-        self.last = Last()
-        first, last = Pass(0, ascent=bool(rhos), last=not rhos), Pass(1, ascent=False, last=True)
-        if not rhos:
-            yield first
+        method, self.last = self.method, Last()
+        opened = method.gate(self._step)  # None: the gradient will tell
+        rhos = [] if opened is False else self._rhos()
+        if not rhos and (opened is not False or method.reuse is None):
+            yield Pass(0, ascent=False, last=True)
             self._end_of_step(rhos)
             return
-        trained = base.trained(self.optimizer)
+        passes = []
         with self._loops.open() as loop:
-            held = gradients.Aside(trained)  # so that the ascent gradient is taken alone
-            loop.callback(held.merge)
-            replayed = replay.Replay(self.model, trained)
-            yield first
-
-            self._loops.check(loop)
-            replayed.first_pass_is_over()
-            loop.callback(replayed.end)
-            both = self._move(trained, rhos, loop)
-            held.put_back()
-            both.remember()
-            replayed.rewind()
-            yield last
-
-            self._loops.check(loop)
-            self._finish(trained, both)
-        self._end_of_step(rhos, first.loss, last.loss)
+            walk = Walk(self._gear, method, rhos, self._step, loop)
+            if not rhos or opened is None:
+                walk.look_and_keep()
+                passes.append(Pass(0, ascent=bool(rhos), last=True))
+                yield passes[0]
+                self._loops.check(loop)
+                if not rhos or not walk.judge():
+                    walk.reuse()
+                    self._end_of_step([])
+                    return
+                walk.climb()
+            for i in range(len(passes), method.looks * method.ascents):
+                walk.look()
+                passes.append(Pass(i, ascent=True, last=False))
+                yield passes[-1]
+                self._loops.check(loop)
+                walk.climb()
+            for i in range(len(method.points)):
+                walk.stand(i)
+                self.last = walk.last
+                passes.append(Pass(len(passes), ascent=False, last=i == len(method.points) - 1))
+                yield passes[-1]
+                self._loops.check(loop)
+                walk.leave(i)
+            self.last = walk.finish()
+        self._end_of_step(rhos, *(passes[i].loss for i in (0, -1) if method.looks))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step of the base optimizer with the method's gradient.
@@ -197,12 +207,12 @@ class SAM:
         self._loops.close()
         trained = base.trained(self.optimizer)
         checks.check_block(self.method, trained)
-        rhos = base.rhos(self.optimizer, self.rho, self.method, self._step)
+        rhos = self._rhos()
         with self._loops.open() as loop:
-            replayed = replay.Replay(self.model, trained)
-            replayed.first_pass_is_over()
-            loop.callback(replayed.end)
-            both = self._move(trained, rhos, loop)
+            walk = Walk(self._gear, self.method, rhos, self._step, loop)
+            walk.climb()
+            walk.move(0)
+            self.last = walk.last
             held = gradients.Aside(trained)
             with contextlib.ExitStack() as undo:
                 undo.callback(held.put_back)
@@ -210,7 +220,7 @@ class SAM:
                 self._loops.check(loop)
                 if rhos:
                     undo.pop_all()
-                    self._finish(trained, both)
+                    self.last = walk.finish()
         self._end_of_step(rhos)
 
     def log_dict(self) -> dict[str, float]:
@@ -245,8 +255,10 @@ class SAM:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the method must remember; empty for methods without state, as plain SAM."""
-        plain = isinstance(self.method.gate, Always) and isinstance(self.method.schedule, Constant)
-        return {} if plain else {"step": self._step}
+        if self.method.stateless:
+            return {}
+        memory = self._gear.memory.state_dict(base.trained(self.optimizer))
+        return {"step": self._step} | ({"memory": memory} if any(memory.values()) else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` of a SAM with the same method gave.
@@ -255,9 +267,11 @@ class SAM:
             state: The state.
 
         Raises:
-            ThalwegError: If it was saved with another kind of method.
+            ThalwegError: If it was saved with another kind of method, or for other parameters.
         """
         checks.check_state(state, self.state_dict())
+        memory = state.get("memory", {})
+        self._gear.memory.load_state_dict(memory, base.trained(self.optimizer))
         self._step = state.get("step", self._step)
 
     def release(self) -> None:
@@ -267,33 +281,18 @@ class SAM:
 
     def __getstate__(self) -> dict[str, Any]:
         self._loops.close()
-        return {k: v for k, v in vars(self).items() if not k.startswith("_") or k == "_step"}
+        memory = self._gear.memory.state_dict(base.trained(self.optimizer))
+        public = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        return public | {"_step": self._step, "memory": memory}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        memory = state.pop("memory")
         vars(self).update(state)
         self._start()
+        self._gear.memory.load_state_dict(memory, base.trained(self.optimizer))
 
-    def _move(
-        self, trained: list[Tensor], rhos: base.Rhos, loop: contextlib.ExitStack
-    ) -> gradients.Both:
-        """Move the weights by ε, from the gradients there are; the loop's end brings them back."""
-        both = gradients.Both(trained if self.telemetry or self._mixes else [])
-        loop.callback(both.forget)
-        self.last, moves = base.moves(self.method, rhos, self._scaling.scale(trained))
-        loop.callback(self._scaling.tell_others(trained, self.last.grad_norm))
-        loop.callback(self._weights.restore)
-        self._weights.move(moves)
-        self.last = self._watch.moved(self.last, moves)
-        return both
-
-    def _finish(self, trained: list[Tensor], both: gradients.Both) -> None:
-        """Give the base optimizer its gradient, while the weights are still uphill."""
-        checks.check_descent(trained)
-        self.last = self._watch.measure(self.last, both, self._scaling.scale(trained))
-        if self._mixes:
-            both.write(self.method.combine(both.here, both.uphill))
-        # An ascent that was not finite moved nothing; a gradient scaler must still hear of it.
-        self._scaling.tell(trained, self.last.grad_norm)
+    def _rhos(self) -> base.Rhos:
+        return base.rhos(self.optimizer, self.rho, self.method, self._step, self._gear.places)
 
     def _end_of_step(self, rhos: base.Rhos, *losses: Tensor | None) -> None:
         self._step += 1

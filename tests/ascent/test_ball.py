@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thalweg import parameters
-from thalweg.ascent import L2, Method, size
+from thalweg.ascent import L2, Context, Method, size
 
 numbers = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-6)
 vectors = st.lists(numbers, min_size=2, max_size=6).filter(any)
@@ -78,7 +78,7 @@ def test_at_power_0_the_size_is_rho_even_at_a_norm_of_0(rho):
 def test_the_ball_s_maximizer(both):
     """L2 gives s = n·a where a maximizes <d, a> in the unit ball: nothing in it does better."""
     d, b = (torch.tensor(v, dtype=torch.float64) for v in both)
-    (s,), n = L2().sharp([d])
+    (s,), n = L2().sharp([d], Context())
     a = s / n
     assert float(a.norm()) == pytest.approx(1, rel=1e-12)
     assert float(d @ a) == pytest.approx(float(n), rel=1e-12)
@@ -94,7 +94,8 @@ def test_for_all_cells_of_a_grid_at_once_it_equals_the_loop(cells, cap):
     g = torch.tensor([c[0] for c in cells], dtype=torch.float64)
     rho, power = (torch.tensor([c[i] for c in cells], dtype=torch.float64) for i in (1, 2))
 
-    p = method.perturbation([g[:, :1], g[:, 1]], rho, power, norm=parameters.cell_norms)
+    grid = Context(norm=parameters.cell_norms, cells=1)
+    p = method.perturbation([g[:, :1], g[:, 1]], rho, power, context=grid)
     together = p.factor[:, None] * torch.column_stack([*p.direction])
     for row, (gradient, r, p) in zip(together, cells, strict=True):
         _, alone, _ = epsilon(gradient, r, p, cap)

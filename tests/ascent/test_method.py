@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thalweg import Method
-from thalweg.ascent import L2, AllParameters, Always, Constant, Gradient, SAMGradient
+from thalweg.ascent import L2, AllParameters, Always, Constant, Context, Gradient, SAMGradient
 
 
 def test_the_parts_that_a_method_has_unless_told_otherwise():
@@ -66,11 +66,11 @@ def test_the_power_can_be_overridden_for_a_grid():
 
 def test_the_usual_parts_do_nothing_of_their_own():
     g, h = [torch.ones(2)], [torch.zeros(2)]
-    assert Gradient()(g) is g
-    assert SAMGradient()(g, h) is h
-    assert AllParameters()(torch.zeros(3)) is True
+    assert Gradient()(g, Context()) is g
+    assert SAMGradient()(g, h, Context()) is h
+    assert AllParameters()(torch.zeros(3), "", None) is True
     assert [Always()(step) for step in (0, 1, 10**9)] == [True] * 3
-    assert Constant()(0.05, step=7) == 0.05
+    assert Constant()(0.05, step=7, lr=0.1) == 0.05
 
 
 def test_epsilon_of_the_euclidean_ball_writes_nothing_of_the_size_of_the_model():

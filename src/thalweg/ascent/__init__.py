@@ -1,28 +1,92 @@
 """The parts of a method: pure functions of lists of tensors, shared by SAM and the simulator."""
 
-from thalweg.ascent.ball import L2, Ball, Norm, Number, size
-from thalweg.ascent.combine import Combine, SAMGradient
-from thalweg.ascent.direction import AllParameters, Direction, Filter, Gradient
-from thalweg.ascent.gate import Always, Constant, Gate, Schedule
+from thalweg.ascent.ball import L2, Ball, LInf, Nuclear, Over, Spectral
+from thalweg.ascent.combine import Combine, Mix, Rescaled, SAMGradient, Spherical, SurrogateGap
+from thalweg.ascent.context import Context, Memory, Norm, Notebook, Number, nothing, ratio
+from thalweg.ascent.direction import (
+    Direction,
+    Gaussian,
+    Given,
+    Gradient,
+    Momentum,
+    Previous,
+    WithMean,
+)
+from thalweg.ascent.filter import (
+    AllParameters,
+    Filter,
+    LargestEntries,
+    LargestTensors,
+    Mask,
+    Named,
+    Normalization,
+    Within,
+)
+from thalweg.ascent.gate import Across, Adaptive, Always, Every, Gate, Random, Reuse, Window
 from thalweg.ascent.method import Method, Perturbation, check_method
+from thalweg.ascent.scale import AdamMetric, FanRatio, Fisher, Magnitude, Scale, Trust
+from thalweg.ascent.schedule import Constant, Cosine, FollowLR, Linear, Schedule
+from thalweg.ascent.size import Between, Monge, Size, size
 
 __all__ = [
     "L2",
+    "Across",
+    "AdamMetric",
+    "Adaptive",
     "AllParameters",
     "Always",
     "Ball",
+    "Between",
     "Combine",
     "Constant",
+    "Context",
+    "Cosine",
     "Direction",
+    "Every",
+    "FanRatio",
     "Filter",
+    "Fisher",
+    "FollowLR",
     "Gate",
+    "Gaussian",
+    "Given",
     "Gradient",
+    "LInf",
+    "LargestEntries",
+    "LargestTensors",
+    "Linear",
+    "Magnitude",
+    "Mask",
+    "Memory",
     "Method",
+    "Mix",
+    "Momentum",
+    "Monge",
+    "Named",
     "Norm",
+    "Normalization",
+    "Notebook",
+    "Nuclear",
     "Number",
+    "Over",
     "Perturbation",
+    "Previous",
+    "Random",
+    "Rescaled",
+    "Reuse",
     "SAMGradient",
+    "Scale",
     "Schedule",
+    "Size",
+    "Spectral",
+    "Spherical",
+    "SurrogateGap",
+    "Trust",
+    "Window",
+    "WithMean",
+    "Within",
     "check_method",
+    "nothing",
+    "ratio",
     "size",
 ]

@@ -1,97 +1,248 @@
-"""The neighbourhood in which SAM looks uphill, and how far it looks: the power p.
+"""The neighbourhood in which SAM looks uphill, and how far it looks.
 
 A ball is told by its *sharp* operator. For a direction d it gives s = n·a, where a maximizes
 <d, a> over the unit ball and n = <d, a> is the dual norm of d. Then ε = ρ n^(-p) s: with p = 0
 the sharp operator itself, with p = 1 the maximizer on the ball of radius ρ. In the Euclidean
 ball s = d, so that nothing of the size of the model is written here.
+
+A ball of many tensors has a norm for each, and puts these together: as one vector, or by their
+maximum, over tensors or over layers. Its scale S gives the units: e is in it if S⁻¹e is.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
-import torch
 from torch import Tensor
 
-from thalweg import parameters
+from thalweg.ascent import spectral
+from thalweg.ascent.context import Context, Number, ratio
+from thalweg.ascent.scale import Scale
+from thalweg.errors import ThalwegError
 
-#: Numbers of a step: floats where they are cheap to read, tensors of one elsewhere.
-Number = float | Tensor
-Norm = Callable[[Sequence[Tensor]], Number]
+#: How the norms of the tensors become one: ``"all"``: the root of the sum of their squares;
+#: ``"tensor"``: the largest, so that every tensor moves by the whole radius; ``"layer"``: the
+#: largest over layers, each the root of the sum of the squares of its tensors.
+Over = Literal["all", "layer", "tensor"]
 
 
 class Ball(Protocol):
     """A neighbourhood of the weights."""
 
-    def sharp(self, direction: Sequence[Tensor], norm: Norm) -> tuple[Sequence[Tensor], Number]:
+    def sharp(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Number]:
         """Return s and the dual norm n of the direction."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class L2:
-    """All the chosen parameters as one vector, in Euclidean length.
+def _check(over: object) -> None:
+    if over not in get_args(Over):
+        raise ThalwegError(f'over must be "all", "layer" or "tensor", got {over!r}')
 
-    Example:
-        >>> L2().sharp([torch.tensor([3.0, 4.0])])
-        ([tensor([3., 4.])], tensor(5., dtype=torch.float64))
-    """
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """A ball that is made of the norms of single tensors."""
+
+    scale: Scale | None = None
+    over: Over = "tensor"
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check(self.over)
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether the ball depends on what a loss is multiplied by."""
+        return bool(getattr(self.scale, "needs_scale", False))
+
+    def each(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Sequence[Number]]:
+        """Return s and n of every tensor alone, in the unit ball of its norm."""
+        raise NotImplementedError
 
     def sharp(
-        self, direction: Sequence[Tensor], norm: Norm = parameters.norm
+        self, direction: Sequence[Tensor], context: Context
     ) -> tuple[Sequence[Tensor], Number]:
-        """Return the direction itself and its Euclidean norm.
+        """Return s and the dual norm n of the direction.
 
         Args:
             direction: What points uphill, one tensor per parameter.
-            norm: How the norm of a list is taken; the simulator passes a form that can be batched.
+            context: The step.
 
         Returns:
-            The direction, and its norm (zero-dimensional).
+            s, one tensor per parameter, and n (zero-dimensional; one per cell in the simulator).
         """
-        return direction, norm(direction)
+        units = None if self.scale is None else self.scale(direction, context)
+        stretched = direction if units is None else _times(units, direction, context)
+        found, norm = together(*self.each(stretched, context), self.over, context)
+        return found if units is None else _times(units, found, context), norm
 
 
-def size(rho: Number, norm: Number, power: Number = 1.0, max_norm: Number = math.inf) -> Number:
-    """Return the factor c of ε = c·s, that is ρ n^(-p), cut so that c·n stays within the cap.
+@dataclass(frozen=True, slots=True)
+class L2(_Scaled):
+    """Euclidean length, unless told otherwise of all the chosen parameters as one vector.
 
-    Args:
-        rho: Radius, in units of parameters times (norm units)^(p-1).
-        norm: Dual norm n of the direction. Where it is a float, all others must be floats.
-        power: The normalization p.
-        max_norm: Cap on the length c·n of ε.
-
-    Returns:
-        The factor, of the kind of ``norm``; 0 where n is not finite, or 0 at p > 0: no move.
-
-    Source:
-        p = 1: Foret et al., Sharpness-Aware Minimization, ICLR 2021. p = 0 and the comparison:
-        Dai, Ahn and Sra, The Crucial Role of Normalization in SAM, NeurIPS 2023.
+    Attributes:
+        scale: The units; 1 if ``None``.
+        over: How the lengths of the tensors become one.
 
     Example:
-        >>> size(0.1, torch.tensor([4.0, 0.0, torch.inf]), power=0.5)
-        tensor([0.0500, 0.0000, 0.0000])
-        >>> size(0.1, 4.0, power=0.5)
-        0.05
+        >>> import torch
+        >>> L2().sharp([torch.tensor([3.0, 4.0])], Context())
+        ([tensor([3., 4.])], tensor(5., dtype=torch.float64))
+        >>> s, n = L2(over="tensor").sharp([torch.tensor([3.0, 4.0]), torch.ones(1)], Context())
+        >>> [t / n for t in s]  # every tensor by the whole radius
+        [tensor([0.6000, 0.8000]), tensor([1.])]
     """
-    if isinstance(norm, float):
-        return _size_of_floats(rho, norm, power, max_norm)
-    factor = rho * norm**-power
-    if not isinstance(max_norm, float) or math.isfinite(max_norm):
-        factor = torch.minimum(factor, max_norm / norm)
-    # The length is NaN or infinite where n is not finite, and for p > 0 where n is 0.
-    return torch.where(factor * norm < math.inf, factor, 0.0)
+
+    over: Over = "all"
+
+    def each(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Sequence[Number]]:
+        """Return the tensors themselves, and their lengths."""
+        return direction, context.norms(direction)
+
+    def sharp(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Number]:
+        """Return s and the dual norm n of the direction; without a scale s is the direction.
+
+        Args:
+            direction: What points uphill, one tensor per parameter.
+            context: The step.
+
+        Returns:
+            s, one tensor per parameter, and n (zero-dimensional; one per cell in the simulator).
+        """
+        if self.over != "all":
+            return _Scaled.sharp(self, direction, context)
+        if self.scale is None:
+            return direction, context.norm(direction)
+        units = self.scale(direction, context)
+        stretched = _times(units, direction, context)
+        return _times(units, stretched, context), context.norm(stretched)
 
 
-def _size_of_floats(rho: Any, norm: float, power: Any, max_norm: Any) -> float:
-    """The same in plain numbers, which take a tenth of the time."""
-    if not 0 < norm < math.inf or rho == 0:
-        return float(rho) if norm == 0 == power else 0.0
-    try:
-        factor = min(rho * norm**-power, max_norm / norm)
-    except OverflowError:  # of a tiny norm
-        factor = max_norm / norm
-    return float(factor) if factor * norm < math.inf else 0.0
+@dataclass(frozen=True, slots=True)
+class LInf(_Scaled):
+    """The largest entry: every entry moves by the whole radius, by its sign.
+
+    Attributes:
+        scale: The units; 1 if ``None``.
+        over: How the norms of the tensors become one. ``"tensor"``, their largest, is the largest
+            entry of all.
+
+    Example:
+        >>> import torch
+        >>> LInf().sharp([torch.tensor([3.0, -4.0])], Context())
+        ([tensor([ 7., -7.])], tensor(7.))
+    """
+
+    def each(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Sequence[Number]]:
+        """Return Σ|d| sign(d) and Σ|d| of every tensor."""
+        sums = [d.abs().flatten(context.cells).sum(-1) for d in direction]
+        pairs = zip(sums, direction, strict=True)
+        return [context.times(n, d.sign()) for n, d in pairs], sums
+
+
+@dataclass(frozen=True, slots=True)
+class Spectral(_Scaled):
+    """The largest singular value of each matrix: all its singular values become the radius.
+
+    A convolution is the matrix of its filters, a vector a matrix of one column.
+
+    Attributes:
+        scale: The units; 1 if ``None``. :class:`~thalweg.ascent.FanRatio` fits.
+        over: How the norms of the tensors become one.
+
+    Example:
+        >>> import torch
+        >>> s, n = Spectral().sharp([torch.diag(torch.tensor([3.0, 1.0]))], Context())
+        >>> (s[0] / n).round(decimals=4), round(float(n), 4)
+        (tensor([[1., 0.],
+                [0., 1.]]), 4.0)
+    """
+
+    def each(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Sequence[Number]]:
+        """Return n·UVᵀ and n, the sum of the singular values, of every matrix."""
+        return spectral.polar(direction, context)
+
+
+@dataclass(frozen=True, slots=True)
+class Nuclear(_Scaled):
+    """The sum of the singular values of each matrix: only the largest is moved, a rank of one.
+
+    Attributes:
+        scale: The units; 1 if ``None``.
+        over: How the norms of the tensors become one.
+
+    Source:
+        Pethick et al., νSAM: Memory-Efficient Sharpness-Aware Minimization via Nuclear Norm
+        Constraints, TMLR 2025.
+
+    Example:
+        >>> import torch
+        >>> s, n = Nuclear().sharp([torch.diag(torch.tensor([3.0, 1.0]))], Context())
+        >>> (s[0] / n).round(decimals=4), round(float(n), 4)
+        (tensor([[1., 0.],
+                [0., 0.]]), 3.0)
+    """
+
+    def each(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Sequence[Number]]:
+        """Return n·u₁v₁ᵀ and n, the largest singular value, of every matrix."""
+        return spectral.first(direction, context)
+
+
+def together(
+    each: Sequence[Tensor], norms: Sequence[Number], over: Over, context: Context
+) -> tuple[Sequence[Tensor], Number]:
+    """Return the sharp operator and the dual norm of all tensors, from those of every one.
+
+    Args:
+        each: s of every tensor alone.
+        norms: Its dual norm.
+        over: How the norms become one.
+        context: The step.
+
+    Returns:
+        s of all and their dual norm.
+
+    Example:
+        >>> import torch
+        >>> together([torch.tensor([3.0]), torch.tensor([4.0])], [3.0, 4.0], "all", Context())
+        ([tensor([3.]), tensor([4.])], 5.0)
+        >>> together([torch.tensor([3.0]), torch.tensor([4.0])], [3.0, 4.0], "tensor", Context())
+        ([tensor([7.]), tensor([7.])], 7.0)
+    """
+    if over == "all":
+        return each, _root(norms)
+    places = (context.layers() if over == "layer" else ()) or range(len(norms))
+    members: dict[int, list[Number]] = {}
+    for place, norm in zip(places, norms, strict=True):
+        members.setdefault(place, []).append(norm)
+    layers = {place: _root(some) for place, some in members.items()}
+    total = sum(layers.values(), start=0.0)
+    shares = [ratio(total, layers[place]) for place in places]
+    return _times(shares, each, context), total
+
+
+def _root(norms: Sequence[Number]) -> Number:
+    return sum((n * n for n in norms), start=0.0) ** 0.5 if len(norms) != 1 else norms[0]
+
+
+def _times(
+    numbers: Sequence[Number], tensors: Sequence[Tensor], context: Context
+) -> Sequence[Tensor]:
+    return [context.times(n, t) for n, t in zip(numbers, tensors, strict=True)]

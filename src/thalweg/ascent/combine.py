@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
+
+from thalweg.ascent.context import Context, ratio
+from thalweg.errors import ThalwegError, number
 
 
 class Combine(Protocol):
     """Makes one gradient out of the passes' gradients."""
 
-    def __call__(self, here: Sequence[Tensor], uphill: Sequence[Tensor]) -> Sequence[Tensor]:
+    def __call__(
+        self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
+    ) -> Sequence[Tensor]:
         """Return what the base optimizer gets."""
         ...
 
@@ -22,18 +28,174 @@ class SAMGradient:
     """The gradient at w + ε, as it is.
 
     Example:
-        >>> SAMGradient()([], [])
+        >>> SAMGradient()([], [], Context())
         []
     """
 
-    def __call__(self, here: Sequence[Tensor], uphill: Sequence[Tensor]) -> Sequence[Tensor]:
+    stateless: ClassVar[bool] = True
+
+    def __call__(
+        self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
+    ) -> Sequence[Tensor]:
         """Return the uphill gradient.
 
         Args:
             here: Gradient at w, one tensor per parameter.
             uphill: Gradient at w + ε, one tensor per parameter.
+            context: The step.
 
         Returns:
             ``uphill``.
         """
         return uphill
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """(1 - k) g + k h: less of the ascent below k = 1, more of it above.
+
+    Attributes:
+        k: 0 is the plain gradient, 1 SAM's.
+
+    Source:
+        Zhao, Zhang and Hu, Penalizing Gradient Norm for Efficiently Improving Generalization in
+        Deep Learning, ICML 2022; Yue et al., Sharpness-Aware Minimization Revisited: Weighted
+        Sharpness as a Regularization Term, KDD 2023 (k = γ / (1 - γ), coupled).
+
+    Example:
+        >>> Mix(0.5)([torch.tensor([2.0])], [torch.tensor([4.0])], Context())
+        [tensor([3.])]
+    """
+
+    k: float
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", number("k", self.k))
+
+    def __call__(
+        self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
+    ) -> Sequence[Tensor]:
+        """Return g + k (h - g).
+
+        Args:
+            here: Gradient at w, one tensor per parameter.
+            uphill: Gradient at w + ε, one tensor per parameter.
+            context: The step.
+        """
+        return [g + self.k * (h - g) for g, h in zip(here, uphill, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class SurrogateGap:
+    r"""h less a share of the part of g that lies across it: :math:`h - \alpha g_\perp` (GSAM).
+
+    It lowers the loss at w + ε by h, and the gap between that loss and the one at w by the rest.
+
+    Attributes:
+        alpha: α.
+
+    Source:
+        Zhuang et al., Surrogate Gap Minimization Improves Sharpness-Aware Training, ICLR 2022.
+
+    Example:
+        >>> g, h = [torch.tensor([1.0, 1.0])], [torch.tensor([2.0, 0.0])]
+        >>> SurrogateGap(0.5)(g, h, Context())
+        [tensor([ 2.0000, -0.5000])]
+    """
+
+    alpha: float = 0.4
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", number("alpha", self.alpha))
+
+    def __call__(
+        self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
+    ) -> Sequence[Tensor]:
+        """Return h - α (g - (<g, h> / ‖h‖²) h).
+
+        Args:
+            here: Gradient at w, one tensor per parameter.
+            uphill: Gradient at w + ε, one tensor per parameter.
+            context: The step.
+        """
+        norm = context.norm(uphill)
+        factor = 1 + self.alpha * ratio(context.dot(here, uphill), norm * norm)
+        pairs = zip(here, uphill, strict=True)
+        return [context.times(factor, h) - self.alpha * g for g, h in pairs]
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaled:
+    """h, brought to the length of g (StableSAM).
+
+    Source:
+        Tan et al., Stabilizing Sharpness-Aware Minimization through a Simple Renormalization
+        Strategy, JMLR 2025.
+
+    Example:
+        >>> Rescaled()([torch.tensor([2.0])], [torch.tensor([8.0])], Context())
+        [tensor([2.])]
+    """
+
+    stateless: ClassVar[bool] = True
+
+    def __call__(
+        self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
+    ) -> Sequence[Tensor]:
+        """Return (‖g‖ / ‖h‖) h.
+
+        Args:
+            here: Gradient at w, one tensor per parameter.
+            uphill: Gradient at w + ε, one tensor per parameter.
+            context: The step.
+        """
+        factor = ratio(context.norm(here), context.norm(uphill))
+        return [context.times(factor, h) for h in uphill]
+
+
+@dataclass(frozen=True, slots=True)
+class Spherical:
+    r"""As long as h, turned from g towards h and beyond, on the sphere (XSAM at a fixed α).
+
+    Attributes:
+        alpha: 0 has the direction of g, 1 that of h, up to 2 beyond it.
+
+    Source:
+        XSAM, ICLR 2026 (2603.10048); there α is searched for, here it is fixed.
+
+    Example:
+        >>> g, h = [torch.tensor([1.0, 0.0])], [torch.tensor([0.0, 3.0])]
+        >>> [t.round(decimals=3) for t in Spherical(2.0)(g, h, Context())]
+        [tensor([-3.,  0.])]
+    """
+
+    alpha: float = 1.0
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", number("alpha", self.alpha, at_least=0))
+        if self.alpha > 2:
+            raise ThalwegError(f"alpha must be at most 2, got {self.alpha}")
+
+    def __call__(
+        self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
+    ) -> Sequence[Tensor]:
+        r"""Return ‖h‖ (sin((1-α)θ) g/‖g‖ + sin(αθ) h/‖h‖) / sin θ, θ the angle between them.
+
+        Args:
+            here: Gradient at w, one tensor per parameter.
+            uphill: Gradient at w + ε, one tensor per parameter.
+            context: The step.
+        """
+        lengths = context.norm(here), context.norm(uphill)
+        cosine = ratio(context.dot(here, uphill), lengths[0] * lengths[1])
+        angle = torch.acos(torch.as_tensor(cosine, dtype=torch.float64).clamp(-1, 1))
+        flat = torch.sin(angle) < 1e-7  # gradients in line span no plane to turn in
+        sine = torch.where(flat, 1.0, torch.sin(angle))
+        of_g = torch.where(flat, 0.0, torch.sin((1 - self.alpha) * angle) / sine)
+        of_h = torch.where(flat, 1.0, torch.sin(self.alpha * angle) / sine)
+        of_g = of_g * ratio(lengths[1], lengths[0])
+        pairs = zip(here, uphill, strict=True)
+        return [context.times(of_g, g) + context.times(of_h, h) for g, h in pairs]

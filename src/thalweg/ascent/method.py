@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from thalweg import parameters
-from thalweg.ascent.ball import L2, Ball, Norm, Number, size
+from thalweg.ascent.ball import L2, Ball
 from thalweg.ascent.combine import Combine, SAMGradient
-from thalweg.ascent.direction import AllParameters, Direction, Filter, Gradient
-from thalweg.ascent.gate import Always, Constant, Gate, Schedule
-from thalweg.errors import ThalwegError, number
+from thalweg.ascent.context import Context, Number
+from thalweg.ascent.direction import Direction, Gradient
+from thalweg.ascent.filter import AllParameters, Filter, Mask
+from thalweg.ascent.gate import Always, Gate, Reuse
+from thalweg.ascent.schedule import Constant, Schedule
+from thalweg.ascent.size import Size, size
+from thalweg.errors import ThalwegError, number, whole
 
 #: For p > 1, ε grows as the gradient shrinks; beyond this length training collapsed for every p.
 DEFAULT_CAP = 1.0
@@ -29,6 +32,8 @@ _USUAL: dict[str, type] = {
     "gate": Always,
     "combine": SAMGradient,
 }
+#: The slots that are empty unless told otherwise.
+_EMPTY = ("size", "mask", "reuse")
 
 
 def check_method(method: object, power: object) -> None:
@@ -86,12 +91,18 @@ class Method:
         max_norm: Cap on the length of ε, in parameter units. ``None`` means none up to power 1
             and 1.0 above, where ε grows without bound as the gradient vanishes; ``math.inf``
             means none at all.
+        size: Another law for the length of ε, in the place of the power.
         direction: What points uphill.
         filter: Which parameters are perturbed.
+        mask: Which entries of them; ``None`` for all.
         ball: The neighbourhood.
         schedule: The radius over time.
         gate: Which steps are perturbed.
+        reuse: What the base optimizer gets at the others; ``None`` for the gradient.
         combine: What the base optimizer gets.
+        ascents: How many gradients are followed uphill, each by its share of the radius.
+        points: The gradients at w + t·ε are averaged over these t. A direction that draws draws
+            anew at each.
 
     Raises:
         ThalwegError: If a number is out of range or a part is not a part.
@@ -105,18 +116,24 @@ class Method:
 
     power: float = 1.0
     max_norm: float | None = None
+    size: Size | None = None
     direction: Direction = field(default_factory=Gradient)
     filter: Filter = field(default_factory=AllParameters)
+    mask: Mask | None = None
     ball: Ball = field(default_factory=L2)
     schedule: Schedule = field(default_factory=Constant)
     gate: Gate = field(default_factory=Always)
+    reuse: Reuse | None = None
     combine: Combine = field(default_factory=SAMGradient)
+    ascents: int = 1
+    points: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "power", number("power", self.power, at_least=0))
         if self.max_norm is not None:
             cap = number("max_norm", self.max_norm, above=0, infinite=True)
             object.__setattr__(self, "max_norm", cap)
+        object.__setattr__(self, "ascents", whole("ascents", self.ascents, at_least=1))
         for slot, usual in _USUAL.items():
             part = getattr(self, slot)
             does = getattr(part, "sharp", None) if slot == "ball" else part
@@ -125,6 +142,40 @@ class Method:
                     f"{slot} must be a part such as {usual.__name__}(), got {part!r}: "
                     "pass an object, not a class or a string"
                 )
+        for slot in _EMPTY:
+            part = getattr(self, slot)
+            if part is not None and (isinstance(part, type) or not callable(part)):
+                raise ThalwegError(
+                    f"{slot} must be a part or None, got {part!r}: pass an object, not a class or "
+                    "a string"
+                )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        try:
+            points = tuple(number("each of points", t, at_least=0) for t in self.points)
+        except TypeError:
+            points = ()
+        if not points:
+            raise ThalwegError(
+                f"points must be a tuple of numbers such as (1.0,), got {self.points!r}"
+            )
+        object.__setattr__(self, "points", points)
+        if self.size is not None and self.power != 1:
+            raise ThalwegError(
+                f"power must be left at 1 where a size is given, got power={self.power} and "
+                f"{self.size!r}: one law tells how long ε is"
+            )
+        if hasattr(self.gate, "judge") and not self.looks:
+            raise ThalwegError(
+                f"gate must be decided beforehand where no ascent gradient is taken, got "
+                f"{self.gate!r} and {self.direction!r}"
+            )
+        if self.ascents > 1 and not self.looks:
+            raise ThalwegError(
+                f"ascents must be 1 where no ascent gradient is taken, got {self.ascents} and "
+                f"{self.direction!r}"
+            )
 
     @property
     def cap(self) -> float:
@@ -134,28 +185,56 @@ class Method:
         return DEFAULT_CAP if self.power > 1 else math.inf
 
     @property
+    def looks(self) -> bool:
+        """Whether an ascent gradient is taken."""
+        return bool(getattr(self.direction, "looks", True))
+
+    @property
+    def passes(self) -> int:
+        """How many gradients a step takes whose gate is open."""
+        return self.looks * self.ascents + len(self.points)
+
+    @property
+    def stateless(self) -> bool:
+        """Whether nothing depends on earlier steps, nor on how many there were."""
+        return all(getattr(part, "stateless", part is None) for part in self._changing)
+
+    @property
+    def _changing(self) -> tuple[object, ...]:
+        parts = (self.size, self.direction, self.mask, self.ball, self.schedule, self.gate)
+        return (*parts, self.reuse, self.combine)
+
+    @property
+    def unscales(self) -> bool:
+        """Whether ε is not of one degree in the gradient, which must then come without a scale."""
+        bare = isinstance(self.direction, Gradient) or not self.looks
+        return not bare or bool(getattr(self.ball, "needs_scale", False))
+
+    @property
     def scale_matters(self) -> bool:
-        """Whether ε changes when the loss is multiplied by a number."""
-        bare = isinstance(self.direction, Gradient)  # another may remember earlier gradients
-        return self.power != 1 or self.cap < math.inf or not bare
+        """Whether what a step does changes when the loss is multiplied by a number."""
+        law = self.power != 1 or self.cap < math.inf or self.size is not None
+        learns = getattr(self.direction, "learn", None) is not None or self.reuse is not None
+        return law or learns or self.unscales or bool(getattr(self.gate, "needs_scale", False))
 
     def perturbation(
         self,
         gradient: Sequence[Tensor],
         rho: Number,
         power: Number | None = None,
-        norm: Norm = parameters.norm,
         scale: Number | None = None,
+        context: Context | None = None,
     ) -> Perturbation:
         """Return the perturbation for this gradient.
 
         Args:
-            gradient: Gradient at w, one tensor per chosen parameter.
+            gradient: Gradient at w, one tensor per chosen parameter; none for a direction that
+                takes none.
             rho: Radius at this step.
             power: Overrides the method's power; the simulator varies it over a grid.
-            norm: How the norm of a list is taken.
             scale: What the gradient was multiplied by, if by anything; ε is that of the gradient
                 without it.
+            context: The step.
 
         Returns:
             The perturbation; its factor is 0 where the gradient is 0 or not finite.
@@ -167,9 +246,17 @@ class Method:
             (0.1, 5.0)
         """
         power = self.power if power is None else power
-        direction, n = self.ball.sharp(self.direction(gradient), norm)
-        if scale is None:
-            factor = size(rho, n, power, self.cap)
-            return Perturbation(direction, factor, norm=n, length=factor * n)
-        factor = size(rho, n / scale, power, self.cap)
-        return Perturbation(direction, factor / scale, norm=n / scale, length=factor * n / scale)
+        context = Context() if context is None else context
+        if not self.looks:
+            scale = None
+        elif scale is not None and self.unscales:
+            gradient, scale = [g / scale for g in gradient], None
+        direction = self.direction(gradient, context)
+        if self.mask is not None:
+            direction = self.mask(direction, context)
+        direction, n = self.ball.sharp(direction, context)
+        real = n if scale is None else n / scale
+        factor = size(rho, real, power, self.cap, self.size, context.step)
+        length = factor * real
+        factor = factor if scale is None else factor / scale
+        return Perturbation(direction, factor, norm=real, length=length)

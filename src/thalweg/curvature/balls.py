@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.ascent import L2, Ball, Norm, size
+from thalweg.ascent import L2, Ball, Context, size
 from thalweg.errors import ThalwegError, number
 from thalweg.parameters import norm
 
@@ -22,23 +22,23 @@ class Scaled:
             is 0 is not moved.
 
     Example:
-        >>> Scaled([torch.tensor([2.0, 1.0])]).sharp([torch.tensor([1.5, 4.0])])
+        >>> Scaled([torch.tensor([2.0, 1.0])]).sharp([torch.tensor([1.5, 4.0])], Context())
         ([tensor([6., 4.])], tensor(5., dtype=torch.float64))
     """
 
     scale: Sequence[Tensor]
 
     def sharp(
-        self, direction: Sequence[Tensor], norm: Norm = norm
+        self, direction: Sequence[Tensor], context: Context
     ) -> tuple[Sequence[Tensor], float | Tensor]:
         """Return T²d and its dual norm ‖Td‖.
 
         Args:
             direction: What points uphill, one tensor per parameter.
-            norm: How the norm of a list is taken.
+            context: The step.
         """
         stretched = [t * d for t, d in zip(self.scale, direction, strict=True)]
-        return [t * s for t, s in zip(self.scale, stretched, strict=True)], norm(stretched)
+        return [t * s for t, s in zip(self.scale, stretched, strict=True)], context.norm(stretched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Neighbourhood:
         Args:
             direction: One tensor per parameter, such as the gradient.
         """
-        sharp, length = self.ball.sharp(direction, norm)
+        sharp, length = self.ball.sharp(direction, Context())
         factor = float(size(self.rho, float(length)))
         return [s * factor if factor else torch.zeros_like(s) for s in sharp]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import hold, layout, parameters, theory, watch
-from thalweg.ascent import L2, Always, Gradient, Perturbation, SAMGradient
+from thalweg.ascent import L2, Always, Context, Gradient, Perturbation, SAMGradient
 from thalweg.curvature.eigen import lambda_max
 from thalweg.curvature.measure import LossOf, on_batch, over
 from thalweg.curvature.product import Product, flat
@@ -125,8 +125,10 @@ def _radii(sam: SAM) -> Radii:
     step = max(sam._step - 1, 0)
     found = []
     for group in sam.optimizer.param_groups:
-        rho = float(sam.method.schedule(group.get("rho", sam.rho), step))
-        chosen = [p for p in group["params"] if p.requires_grad and sam.method.filter(p)]
+        lr = group.get("lr", math.nan)
+        rho = float(sam.method.schedule(group.get("rho", sam.rho), step, lr))
+        places, chosen = sam._gear.places, group["params"]
+        chosen = [p for p in chosen if p.requires_grad and sam.method.filter(p, *places.of(p))]
         found.append((rho, chosen))
     return found
 
@@ -160,7 +162,9 @@ def _epsilon(
         return None, []
     found = [gradient[place[p]] for _, chosen in groups for p in chosen]
     top = max(rho for rho, _ in groups)  # the factor is linear in rho
-    one = sam.method.perturbation(found, top, norm=lambda some: float(parameters.norm(some)))
+    one = sam.method.perturbation(
+        found, top, context=Context(norm=lambda some: float(parameters.norm(some)))
+    )
     factor, rest = float(one.factor), iter(one.direction)
     parts = [(chosen, [next(rest) for _ in chosen], factor * rho / top) for rho, chosen in groups]
     return one, parts if factor else []

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from thalweg import parameters
-from thalweg.ascent import Method
+from thalweg.ascent import Context, Method
 from thalweg.errors import ThalwegError, number
 from thalweg.lab.grid import Grid, State, column, minibatches
 from thalweg.lab.problems import Params, Problem
@@ -85,13 +85,12 @@ class Step:
         g = self.problem.gradient(w, batch)
         if not self.perturb:
             return g, {"": torch.zeros_like(settings.eta)} if self.lengths else {}
-        p = self.method.perturbation(
-            [*g.values()], settings.rho, settings.power, norm=parameters.cell_norms
-        )
+        context = Context(norm=parameters.cell_norms, cells=1)
+        p = self.method.perturbation([*g.values()], settings.rho, settings.power, context=context)
         epsilon = zip(g, p.direction, strict=True)
         uphill = {k: torch.addcmul(w[k], column(p.factor, d), d) for k, d in epsilon}
         h = self.problem.gradient(uphill, batch)
-        u = dict(zip(w, self.method.combine([*g.values()], [*h.values()]), strict=True))
+        u = dict(zip(w, self.method.combine([*g.values()], [*h.values()], context), strict=True))
         return u, {"": torch.as_tensor(p.length)} if self.lengths else {}
 
 

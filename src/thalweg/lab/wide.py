@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.ascent.ball import Norm, Number
+from thalweg.ascent import Context, Number
 from thalweg.lab import data
 from thalweg.lab.digits import Digits
 from thalweg.lab.problems import Params
@@ -114,10 +114,12 @@ class OneBall:
 
     scales: tuple[float, ...]
 
-    def sharp(self, direction: Sequence[Tensor], norm: Norm) -> tuple[Sequence[Tensor], Number]:
+    def sharp(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Number]:
         """Return what ε in w is for a perturbation along the gradient in W, and its norm there."""
         scaled = [*zip(direction, self.scales, strict=True)]
-        return [g / s**2 for g, s in scaled], norm([g / s for g, s in scaled])
+        return [g / s**2 for g, s in scaled], context.norm([g / s for g, s in scaled])
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,12 @@ class OwnBalls:
     scales: tuple[float, ...]
     radii: tuple[float, ...]
 
-    def sharp(self, direction: Sequence[Tensor], norm: Norm) -> tuple[Sequence[Tensor], Number]:
+    def sharp(
+        self, direction: Sequence[Tensor], context: Context
+    ) -> tuple[Sequence[Tensor], Number]:
         """Return the unit-ball maximizer times the dual norm, and that norm, Σ r‖g‖/s."""
         reaches = [radius / s for radius, s in zip(self.radii, self.scales, strict=True)]
-        sizes = [torch.as_tensor(norm([g])) for g in direction]
+        sizes = [torch.as_tensor(context.norm([g])) for g in direction]
         dual = sum((r * n for r, n in zip(reaches, sizes, strict=True)), torch.zeros(()))
         # A matrix without a gradient stays where it is.
         factors = [

@@ -37,9 +37,9 @@ class Interpolated:
 
     mix: float
 
-    def sharp(self, direction: Sequence[Tensor], norm: Any) -> tuple[Sequence[Tensor], Any]:
+    def sharp(self, direction: Sequence[Tensor], context: Any) -> tuple[Sequence[Tensor], Any]:
         """Return (1−l+l/‖g‖)g, and its length."""
-        n = norm(direction)
+        n = context.norm(direction)
         factor = 1 - self.mix + self.mix / n
         return [d * factor.reshape(-1, *[1] * (d.ndim - 1)) for d in direction], n * factor
 

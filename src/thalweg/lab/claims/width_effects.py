@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from thalweg import parameters, theory
-from thalweg.ascent import Method
+from thalweg.ascent import Context, Method
 from thalweg.ascent.ball import Ball
 from thalweg.lab.claims.claim import Settings
 from thalweg.lab.parts import part
@@ -72,7 +72,9 @@ def _probe(settings: Settings, steps: int, width: int) -> dict[str, Array]:
         ins = task.inputs(params, x)[:-1]
         for name, make, *_ in WAYS:
             method, rho = Method(ball=make(task)), torch.tensor([1.0])
-            p = method.perturbation(gradient, rho, norm=parameters.cell_norms)
+            p = method.perturbation(
+                gradient, rho, context=Context(norm=parameters.cell_norms, cells=1)
+            )
             factor = torch.as_tensor(p.factor).view(-1, 1, 1)
             changes = [
                 s * torch.bmm(i, factor * d)

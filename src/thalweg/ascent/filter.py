@@ -1,0 +1,236 @@
+"""Which parameters are perturbed, and which entries of them; norms are taken over these alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.ascent.context import Context
+from thalweg.errors import ThalwegError, number, whole
+
+
+class Filter(Protocol):
+    """Chooses the parameters that are perturbed."""
+
+    def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
+        """Return whether a parameter is perturbed.
+
+        Its name in the model, and the module that holds it, are "" and ``None`` where there is no
+        model.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AllParameters:
+    """Every parameter that has a gradient.
+
+    Example:
+        >>> AllParameters()(torch.zeros(3), "weight", None)
+        True
+    """
+
+    def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
+        """Choose every parameter.
+
+        Args:
+            parameter: A parameter of the base optimizer.
+            name: Its name in the model.
+            layer: The module that holds it.
+
+        Returns:
+            True.
+        """
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Parameters whose name in the model fits.
+
+    Attributes:
+        pattern: A regular expression that is found anywhere in the name.
+        invert: Whether those that do not fit are chosen instead.
+
+    Example:
+        >>> Named("head|bias$")(torch.zeros(3), "body.0.bias", None)
+        True
+    """
+
+    pattern: str
+    invert: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except (re.error, TypeError) as cause:
+            raise ThalwegError(
+                f"pattern must be a regular expression, got {self.pattern!r} ({cause})"
+            ) from None
+
+    def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
+        """Choose by name.
+
+        Args:
+            parameter: A parameter of the base optimizer.
+            name: Its name in the model.
+            layer: The module that holds it.
+        """
+        return bool(re.search(self.pattern, name)) is not self.invert
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Parameters that modules of certain kinds hold.
+
+    Attributes:
+        kinds: The classes of modules.
+
+    Example:
+        >>> Within(nn.Linear)(torch.zeros(3), "0.bias", nn.Linear(1, 3))
+        True
+    """
+
+    kinds: tuple[type[nn.Module], ...]
+
+    def __init__(self, *kinds: type[nn.Module]) -> None:
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+                raise ThalwegError(f"kinds must be classes of modules, got {kind!r}")
+        if not kinds:
+            raise ThalwegError("kinds must name a class of modules such as nn.Linear, got none")
+        object.__setattr__(self, "kinds", kinds)
+
+    def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
+        """Choose by the module.
+
+        Args:
+            parameter: A parameter of the base optimizer.
+            name: Its name in the model.
+            layer: The module that holds it.
+        """
+        return isinstance(layer, self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """The gains and biases of normalization layers alone (SAM-ON); other rhos fit than elsewhere.
+
+    A layer is one if the name of its class, or of one that this comes from, ends in "Norm", with a
+    number of dimensions or without.
+
+    Source:
+        Mueller et al., Normalization Layers Are All That Sharpness-Aware Minimization Needs,
+        NeurIPS 2023.
+
+    Example:
+        >>> Normalization()(torch.zeros(3), "1.weight", nn.BatchNorm1d(3))
+        True
+    """
+
+    def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
+        """Choose by the module.
+
+        Args:
+            parameter: A parameter of the base optimizer.
+            name: Its name in the model.
+            layer: The module that holds it.
+        """
+        return any(re.search(r"Norm(\dd)?$", kind.__name__) for kind in type(layer).__mro__)
+
+
+class Mask(Protocol):
+    """Chooses entries: sets the others of a direction to 0."""
+
+    def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
+        """Return the direction with 0 where nothing moves."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LargestEntries:
+    """The entries of each tensor in which the direction is largest.
+
+    Attributes:
+        share: Of the entries of a tensor, how many move; at least one does.
+
+    Source:
+        Mi et al., Make Sharpness-Aware Minimization Stronger: A Sparsified Perturbation Approach,
+        NeurIPS 2022 (there by g² averaged over some batches, and over all tensors together).
+
+    Example:
+        >>> LargestEntries(0.5)([torch.tensor([3.0, -4.0])], Context())
+        [tensor([ 0., -4.])]
+    """
+
+    share: float = 0.5
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        share = number("share", self.share, above=0)
+        if share > 1:
+            raise ThalwegError(f"share must be at most 1, got {share}")
+        object.__setattr__(self, "share", share)
+
+    def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
+        """Return the direction with 0 in the other entries.
+
+        Args:
+            direction: One tensor per parameter.
+            context: The step.
+        """
+        return [self._kept(d, context.cells) for d in direction]
+
+    def _kept(self, tensor: Tensor, cells: int) -> Tensor:
+        if tensor.ndim <= cells:  # a number
+            return tensor
+        sizes = tensor.abs().flatten(cells)
+        count = max(1, round(self.share * sizes.shape[-1]))
+        least = torch.topk(sizes, count, dim=-1).values[..., -1:]
+        return torch.where(sizes >= least, tensor.flatten(cells), 0.0).view_as(tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class LargestTensors:
+    """The tensors in which the direction is longest, for their number of entries.
+
+    Attributes:
+        count: How many tensors move.
+
+    Example:
+        >>> LargestTensors(1)([torch.ones(4), 3 * torch.ones(1)], Context())
+        [tensor([0., 0., 0., 0.]), tensor([3.])]
+    """
+
+    count: int
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", whole("count", self.count, at_least=1))
+
+    def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
+        """Return the direction with 0 in the other tensors.
+
+        Args:
+            direction: One tensor per parameter.
+            context: The step.
+        """
+        if self.count >= len(direction):
+            return direction
+        home = direction[0].device
+        norms = [torch.as_tensor(n, device=home).double() for n in context.norms(direction)]
+        each = torch.stack(
+            [
+                n / math.prod(d.shape[context.cells :]) ** 0.5
+                for n, d in zip(norms, direction, strict=True)
+            ]
+        )
+        least = torch.topk(each, self.count, dim=0).values[-1]
+        chosen = (each >= least).to(each.dtype)
+        return [context.times(c, d) for c, d in zip(chosen, direction, strict=True)]
