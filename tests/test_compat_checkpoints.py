@@ -148,9 +148,24 @@ def test_an_adaptive_checkpoint_is_told_of(kind, more, written):
     with warnings.catch_warnings(record=True, action="always") as told:
         found = compat.convert_checkpoint(saved["optimizer"])
     assert len(told) == 1 + more
-    assert "for which its rho is far too large" in str(told[-1].message)
+    assert "whose rho is of another scale" in str(told[-1].message)
     assert found["param_groups"][0]["rho"] == 0.2
     assert "adaptive" not in found["param_groups"][0]
+
+
+def test_an_adaptive_checkpoint_goes_on_as_such(tools, written):
+    saved, model, theirs = written(pytorch_optimizer.SAM, "momentum", adaptive=True)
+    kind, settings = BASES["momentum"]
+    again = copy.deepcopy(model)
+    optimizer = compat.SAM(again.parameters(), kind, adaptive=True, **settings)
+    optimizer.load_state_dict(saved["optimizer"])  # without a warning
+    for step in range(3, 6):
+        two_calls(theirs, tools.loss(model, step))
+        two_calls(optimizer, tools.loss(again, step))
+    for p, q in zip(again.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    assert optimizer.param_groups[0]["rho"] == 0.2
+    assert "adaptive" not in optimizer.param_groups[0]
 
 
 def test_a_checkpoint_without_their_keys_comes_back_as_it_is(tools):

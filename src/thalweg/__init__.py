@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thalweg import compat, curvature, diagnose, lab, testing, theory
+    from thalweg import compat, curvature, diagnose, lab, presets, testing, theory
     from thalweg.ascent import Method
     from thalweg.errors import ThalwegError
     from thalweg.sam import SAM
@@ -24,12 +24,13 @@ __all__ = [
     "curvature",
     "diagnose",
     "lab",
+    "presets",
     "testing",
     "theory",
 ]
 
 _HOMES = {"SAM": "thalweg.sam", "Method": "thalweg.ascent", "ThalwegError": "thalweg.errors"}
-_MODULES = {"compat", "curvature", "diagnose", "lab", "testing", "theory"}
+_MODULES = {"compat", "curvature", "diagnose", "lab", "presets", "testing", "theory"}
 
 
 def __getattr__(name: str) -> Any:

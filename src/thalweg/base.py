@@ -7,14 +7,16 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from thalweg import layout, parameters, sharded
-from thalweg.ascent import AllParameters, Context, Method, Number
+from thalweg.ascent import L2, AllParameters, Context, Gradient, LInf, Method, Number, WithMean
 from thalweg.errors import number, warn
+from thalweg.gradients import dense, kept
 from thalweg.hold import Moves
 from thalweg.memory import Page, Places
-from thalweg.telemetry import Last, told
+from thalweg.telemetry import Last, read, told
 
 #: Rho and chosen parameters of every param group that is perturbed.
 Rhos = list[tuple[float, list[Tensor]]]
@@ -66,7 +68,8 @@ def climbing(rhos: Rhos, *, looks: bool) -> Rhos:
         looks: Whether the ascent is made of a gradient.
     """
     if not looks:
-        return [(rho, [p for p in chosen if p.requires_grad]) for rho, chosen in rhos if chosen]
+        free = [(rho, [p for p in chosen if p.requires_grad]) for rho, chosen in rhos]
+        return [(rho, some) for rho, some in free if some]
     groups = []
     for rho, chosen in rhos:
         held = [p for p in chosen if p.grad is not None]
@@ -77,15 +80,22 @@ def climbing(rhos: Rhos, *, looks: bool) -> Rhos:
     return groups
 
 
-def gradients_of(groups: Rhos) -> list[Tensor]:
+def gradients_of(groups: Rhos, method: Method) -> Sequence[Tensor]:
     """Return the gradients of the parameters, each sharded as its parameter is.
 
     Args:
         groups: What :func:`climbing` gave.
+        method: Unless it is plain, a sparse one is made dense; where it takes more than two
+            gradients a step, the first ones outlive the others.
     """
     held = [p for _, some in groups for p in some]
     found = [p.grad for p in held if p.grad is not None]
-    return found if layout.all_plain(found) else _aligned(held, found)
+    if method.passes > 2:
+        found = list(map(kept, found))
+    ball, bare = method.ball, isinstance(method.direction, Gradient) and method.mask is None
+    if not (bare and isinstance(ball, L2) and ball.scale is None and ball.over == "all"):
+        found = list(map(dense, found))
+    return aligned(held, found)
 
 
 def moves(
@@ -105,7 +115,7 @@ def moves(
         context: The step.
 
     Returns:
-        The record of the perturbation; and parameters, direction and factor for each group. On
+        The record of the perturbation; and parameters, direction and factor of each group. On
         the CPU the factor is a float and there are no moves where it is 0; on an accelerator it
         is a tensor there, so that nothing is read back and nothing waits.
     """
@@ -115,6 +125,12 @@ def moves(
     # The factor is linear in rho: it is taken once, for the largest, and shared out.
     top = max(rho for rho, _ in groups)
     epsilon = method.perturbation(gradients, top, scale=scale, context=context)
+    if method.looks and not _shows(method):
+        nothing = 0 * parameters.norm(gradients)  # or NaN
+        epsilon = epsilon._replace(
+            factor=torch.where(nothing == 0, nothing + epsilon.factor, 0.0),
+            norm=epsilon.norm + nothing,
+        )
     if not costly:
         epsilon = epsilon._replace(factor=float(epsilon.factor), norm=float(epsilon.norm))
     rest = iter(epsilon.direction)
@@ -129,39 +145,48 @@ def moves(
     last = told(epsilon, length, method.cap)
     if costly:
         return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
-    factor = float(epsilon.factor)
-    return last, [(w, d, factor * share) for w, d, share in parts if last.moved]
+    return last, [(w, d, float(epsilon.factor) * share) for w, d, share in parts if last.moved]
 
 
-def together(before: Moves, after: Moves) -> Moves:
-    """Return the way of two moves, one after the other.
+def _shows(method: Method) -> bool:
+    """Whether the dual norm cannot be finite where the gradient is not; a mask may hide that."""
+    bare = isinstance(method.direction, Gradient | WithMean) and method.mask is None
+    return bare and isinstance(method.ball, L2 | LInf)
+
+
+def together(before: Moves, after: Moves) -> tuple[Moves, Number]:
+    """Return the way of two moves, one after the other, and its length.
 
     Args:
         before: The first one.
         after: The second one, of the same parameters where both move.
     """
-    if not before or not after:
-        return before or after
+    moves = _sum(before, after) if before and after else before or after
+    length = parameters.norm([d * factor for _, some, factor in moves for d in some])
+    return moves, read(length)
+
+
+def _sum(before: Moves, after: Moves) -> Moves:
     found: dict[Tensor, Tensor] = {}
     for group, direction, factor in (*before, *after):
         for p, d in zip(group, direction, strict=True):
-            part = (
-                torch.where(factor != 0, d * factor, 0.0)
-                if isinstance(factor, Tensor)
-                else d * factor
-            )
+            # In float64, as the factor of a tiny gradient is more than its dtype may hold.
+            part = torch.where(torch.as_tensor(factor) != 0, dense(d).double() * factor, 0.0)
+            part = part.to(torch.float32 if d.itemsize == 2 else d.dtype)
             found[p] = found[p] + part if p in found else part
     return [(list(found), list(found.values()), 1.0)]
 
 
 def context(
     optimizer: torch.optim.Optimizer,
-    held: list[Tensor],
+    held: Sequence[Tensor],
     step: int,
     memory: Page,
     places: Places,
     agreed: Callable[[Number], Number],
     point: int = 0,
+    *,
+    stepped: bool = False,
 ) -> Context:
     """Return what the parts of a method may know of a step.
 
@@ -173,6 +198,7 @@ def context(
         places: Where the parameters are.
         agreed: The mean of a number over the ranks.
         point: At which of several points the gradient is taken next.
+        stepped: Whether the base optimizer has taken a step before.
     """
     costly = layout.costly_to_read(held[0].device)
 
@@ -182,26 +208,52 @@ def context(
     return Context(
         weights=held,
         step=step,
-        norm=parameters.norm if costly else _norm,
+        norm=parameters.norm if costly else norm,
         dot=parameters.dot if costly else _dot,
         memory=memory,
         state=state,
         agreed=agreed,
         layers=lambda: places.layers(held),
+        names=lambda: [places.of(p)[0] for p in held],
+        stepped=stepped,
         point=point,
     )
+
+
+def agreed(number: Number, model: nn.Module | None) -> Number:
+    """Return the mean of a number over the ranks that train together.
+
+    Args:
+        number: This rank's own; a tensor is not read.
+        model: Ranks are asked where it is, or holds, a DistributedDataParallel.
+    """
+    layers = layout.layers(model)
+    wrapped = next((m for m in layers if isinstance(m, DistributedDataParallel)), None)
+    if wrapped is None:
+        return number
+    held = torch.as_tensor(number, dtype=torch.float64, device=wrapped.device).clone()
+    torch.distributed.all_reduce(held, group=wrapped.process_group)
+    held = held / torch.distributed.get_world_size(wrapped.process_group)
+    return held if isinstance(number, Tensor) else float(held)
 
 
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     return float(parameters.dot(left, right))
 
 
-def _norm(tensors: Sequence[Tensor]) -> float:
+def norm(tensors: Sequence[Tensor]) -> float:
+    """Return the Euclidean norm of all the tensors together as a float; waits for an accelerator.
+
+    Args:
+        tensors: As for :func:`thalweg.parameters.norm`.
+    """
     return float(parameters.norm(tensors))
 
 
-def _aligned(held: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+def aligned(held: Sequence[Tensor], gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the gradients, each sharded as its parameter is."""
+    if layout.all_plain(gradients):
+        return gradients
     return [
         g.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
         if layout.is_sharded(p) and g.placements != p.placements  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from thalweg import layout, sharded
 from thalweg.ascent import Always, Method, check_method
 from thalweg.base import trained as parameters_of
-from thalweg.errors import ThalwegError, warn
+from thalweg.errors import ThalwegError, warn, whole
 
 #: Wrappers of a model that show parameters which are not those of the loss.
 _NOT_SUPPORTED = {"FullyShardedDataParallel", "DeepSpeedEngine"}
@@ -141,16 +141,21 @@ def check_block(method: Method, trained: list[Tensor]) -> None:
         )
 
 
-def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:
+def check_state(state: Any, own: dict[str, Any]) -> int | None:
     """Raise unless a state was saved with a method that remembers the same things.
 
     Args:
         state: What is to be loaded.
         own: What would be saved now.
 
+    Returns:
+        How many steps went before, where that is in it.
+
     Raises:
         ThalwegError: If not.
     """
+    if not isinstance(state, Mapping):
+        raise ThalwegError(f"state must be what sam.state_dict() gave, got {state!r:.80}")
     if "param_groups" in state:
         raise ThalwegError(
             "state must come from sam.state_dict(), got an optimizer's: load it by "
@@ -158,9 +163,10 @@ def check_state(state: dict[str, Any], own: dict[str, Any]) -> None:
         )
     if set(state) - {"memory"} != set(own) - {"memory"}:
         raise ThalwegError(
-            f"state must have the keys {sorted(own)}, got {sorted(state)}: it was saved with "
-            "another method; build SAM with that one"
+            f"state must have the keys {sorted(own)}, got {sorted(map(str, state))}: it was saved "
+            "with another method; build SAM with that one"
         )
+    return whole('the "step" of a state', state["step"]) if "step" in state else None
 
 
 def check_descent(trained: list[Tensor]) -> None:

@@ -187,6 +187,22 @@ def _told(meaning: str) -> Any:
 
 
 @app.command()
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A method; all of them if not given.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Tell also what is no method here, and why.")
+    ] = False,
+) -> None:
+    """The family: every named method with its formula, its cost and what is known of it."""
+    from thalweg.methods_verb import run
+
+    run(name, json_=json_, all_=all_)
+
+
+@app.command()
 def edge(
     lr: Annotated[str | None, _told("Learning rate.")] = None,
     rho: Annotated[str | None, _told("Rho; 0 is the base optimizer alone.")] = None,

@@ -15,20 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg import presets
 from thalweg import sam as engine
+from thalweg.ascent import Method
+from thalweg.checkpoints import ADAPTIVE, convert_checkpoint
 from thalweg.errors import ThalwegError
 
 __all__ = ["SAM", "convert_checkpoint"]
-
-_LOST = (
-    "holds nothing of the base optimizer's state (davda54/sam saves none): momentum and running "
-    "averages, where it has them, start at zero, so the first steps differ from the saved run's"
-)
-_AMID = "was saved between first_step and second_step, when the model's weights are w + ε, not w"
-_ADAPTIVE = (
-    "has adaptive=True (ASAM), which thalweg does not have yet: training goes on as SAM, for which "
-    'its rho is far too large; set group["rho"] anew (0.05 to start with)'
-)
 
 
 class SAM(torch.optim.Optimizer):
@@ -55,7 +48,8 @@ class SAM(torch.optim.Optimizer):
         params: Parameters, or param groups; a group may have its own ``"rho"``.
         base_optimizer: The class of the base optimizer.
         rho: Radius. The same number means the same as in theirs.
-        adaptive: Must be False: there is no adaptive ball yet.
+        adaptive: Whether each weight is perturbed in units of its size, biases too (ASAM as they
+            have it); the same for all groups.
         model: The module that is trained. With it, BatchNorm statistics advance once a step;
             without it they advance in both forwards, as in theirs.
         use_gc: Must be False.
@@ -115,9 +109,11 @@ class SAM(torch.optim.Optimizer):
         if kwargs.get("foreach", 0) is None:  # "not set"; a base may not know the word
             del kwargs["foreach"]
         base = base_optimizer(params, **kwargs)
-        _refuse_adaptive({"adaptive": adaptive}, *base.param_groups)
+        for group in base.param_groups:
+            _same(adaptive, group)
         own = [group.pop("rho", rho) for group in base.param_groups]  # meant, not left over
-        self.__setstate__({"sam": engine.SAM(base, model, rho)})
+        method = presets.asam_all(offset=0.0) if adaptive else None
+        self.__setstate__({"sam": engine.SAM(base, model, rho, method=method)})
         for group, chosen in zip(base.param_groups, own, strict=True):
             group["rho"] = chosen
 
@@ -207,12 +203,16 @@ class SAM(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a checkpoint: the base's, ours or theirs; see :func:`convert_checkpoint`."""
         self._put_back()
-        self.base_optimizer.load_state_dict(convert_checkpoint(state_dict))
+        with warnings.catch_warnings():
+            if self._adaptive:
+                warnings.filterwarnings("ignore", message=f"the checkpoint {ADAPTIVE[:18]}")
+            state_dict = convert_checkpoint(state_dict)
+        self.base_optimizer.load_state_dict(state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Give the base optimizer one more group; it may have its own ``"rho"``."""
         self._put_back()
-        _refuse_adaptive(param_group)
+        _same(self._adaptive, param_group)
         self.base_optimizer.add_param_group(param_group)
 
     def __getattr__(self, name: str) -> Any:
@@ -229,6 +229,10 @@ class SAM(torch.optim.Optimizer):
         self.sam = state["sam"]
         self.base_optimizer = self.sam.optimizer
         self._block, self._spent = None, []
+
+    @property
+    def _adaptive(self) -> bool:
+        return self.sam.method != Method()
 
     def _gradients(self) -> list[Tensor]:
         held = (p.grad for group in self.param_groups for p in group["params"])
@@ -252,48 +256,10 @@ class SAM(torch.optim.Optimizer):
         return any(spent.get(id(g)) != g._version for g in self._gradients())
 
 
-def _refuse_adaptive(*groups: dict[str, Any]) -> None:
-    if any([group.pop("adaptive", False) for group in groups]):  # noqa: C419 - all of them
+def _same(adaptive: bool, group: dict[str, Any]) -> None:
+    own = group.pop("adaptive", adaptive)
+    if bool(own) is not bool(adaptive):
         raise ThalwegError(
-            "adaptive must be False, got True: thalweg has no adaptive ball (ASAM) yet. Leave it "
-            "out, and choose rho anew, since ASAM's is on another scale (0.05 to start with)"
+            f"adaptive must be the same for all param groups, got {adaptive!r} and {own!r} for one "
+            "of them: leave it out there"
         )
-
-
-def convert_checkpoint(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Turn an optimizer checkpoint of davda54/sam or pytorch_optimizer's SAM into the base's.
-
-    ``rho`` stays in the param groups. A checkpoint without their keys comes back as it is.
-
-    Args:
-        state_dict: What their ``state_dict()`` gave. It is not changed.
-
-    Returns:
-        A new dict; its tensors are the same.
-
-    Raises:
-        ThalwegError: If it is not an optimizer's state_dict.
-
-    Warns:
-        UserWarning: If the base optimizer's state is missing, if it was saved in the middle of a
-            step, or if it comes from an adaptive SAM (ASAM).
-
-    Example:
-        >>> group = {"lr": 0.1, "rho": 0.05, "adaptive": False, "params": [0]}
-        >>> saved = {"state": {0: {"momentum_buffer": torch.ones(1)}}, "param_groups": [group]}
-        >>> convert_checkpoint(saved)["param_groups"]
-        [{'lr': 0.1, 'rho': 0.05, 'params': [0]}]
-    """
-    if not {"state", "param_groups"} <= set(state_dict):
-        raise ThalwegError(
-            f'state_dict must have the keys "state" and "param_groups", got {list(state_dict)}: '
-            "pass what the optimizer's state_dict() gave, not the whole checkpoint"
-        )
-    theirs, groups = state_dict["state"], state_dict["param_groups"]
-    state = {k: {n: v for n, v in held.items() if n != "old_p"} for k, held in theirs.items()}
-    if any("old_p" in held for held in theirs.values()):
-        warnings.warn(f"the checkpoint {_AMID if any(state.values()) else _LOST}", stacklevel=2)
-    if any(group.get("adaptive") for group in groups):
-        warnings.warn(f"the checkpoint {_ADAPTIVE}", stacklevel=2)
-    groups = [{k: v for k, v in group.items() if k != "adaptive"} for group in groups]
-    return {**state_dict, "state": {k: s for k, s in state.items() if s}, "param_groups": groups}

@@ -28,6 +28,20 @@ def kept(gradient: Tensor) -> Tensor:
     return gradient.clone() if gradient._is_view() else gradient
 
 
+def dense(tensor: Tensor) -> Tensor:
+    """Return a tensor that parts of a method can reckon with: a sparse one is made dense.
+
+    Args:
+        tensor: Any tensor.
+
+    Example:
+        >>> dense(torch.eye(2).to_sparse())
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    return tensor.to_dense() if tensor.is_sparse else tensor
+
+
 class Aside:
     """Sets gradients aside, so that the ascent gradient is taken alone, and brings them back.
 
@@ -42,6 +56,11 @@ class Aside:
             if old is not None:
                 self._old[i] = kept(old)
                 parameters[i].grad = None
+
+    def clear(self) -> None:
+        """Drop what came since."""
+        for p in self._parameters:
+            p.grad = None
 
     def put_back(self) -> None:
         """Bring the old gradients back as they were; what came since is dropped."""
@@ -75,8 +94,7 @@ class Both:
 
     def __init__(self, parameters: Sequence[Tensor], *, here: bool = True) -> None:
         self._all = [(p, kept(p.grad) if here and p.grad is not None else None) for p in parameters]
-        if here:
-            self._all = [(p, g) for p, g in self._all if g is not None]
+        self._needs_here = here
         self._before: dict[Tensor, tuple[Tensor, Tensor]] = {}
         self._versions: dict[Tensor, int] = {}
         self._hooks: list[Any] = []
@@ -110,7 +128,8 @@ class Both:
     @property
     def parameters(self) -> list[Tensor]:
         """The parameters that have both gradients."""
-        return [p for p, _ in self._all if p.grad is not None]
+        needed = self._needs_here
+        return [p for p, g in self._all if p.grad is not None and not (needed and g is None)]
 
     @property
     def here(self) -> list[Tensor]:
@@ -120,12 +139,12 @@ class Both:
     @property
     def uphill(self) -> list[Tensor]:
         """The descent gradient h, one tensor for each of ``parameters``."""
-        added = []
-        for p in self.parameters:
-            assert p.grad is not None
-            old = self._old(p)
-            added.append(p.grad if old is None else p.grad - old)
-        return added
+        return [self._added(p) for p in self.parameters]
+
+    def _added(self, p: Tensor) -> Tensor:
+        assert p.grad is not None
+        old = self._old(p)
+        return p.grad if old is None else p.grad - old
 
     def _old(self, p: Tensor) -> Tensor | None:
         """What the descent pass added to; ``None`` if there was nothing, or it was cleared."""
@@ -143,12 +162,20 @@ class Both:
             p.grad = g
         return held
 
-    def rewind(self) -> None:
-        """Put the gradients back to what they were before the pass, or were cleared to in it."""
-        self.forget()
-        for p in self.parameters:
-            p.grad = self._old(p)
-        self._before, self._versions = {}, {}
+    @torch.no_grad()
+    def average(self, others: dict[Tensor, Tensor], count: int) -> None:
+        """Put the mean of h and of the gradients of earlier passes in the place of h.
+
+        Args:
+            others: What those add to the mean of a parameter; none where it had none.
+            count: Of how many passes.
+        """
+        for p, _ in self._all:
+            if p.grad is not None:
+                h = self._added(p) / count
+                self._put(p, others[p] + h if p in others else h)
+            elif p in others:
+                p.grad = others[p]
 
     @torch.no_grad()
     def write(self, combined: Sequence[Tensor]) -> None:
@@ -158,6 +185,13 @@ class Both:
             combined: One tensor for each of ``parameters``.
         """
         for p, u in zip(self.parameters, list(combined), strict=True):
-            old = self._old(p)
-            assert p.grad is not None
-            p.grad.copy_(u if old is None else old + u)
+            self._put(p, u)
+
+    def _put(self, p: Tensor, u: Tensor) -> None:
+        old = self._old(p)
+        assert p.grad is not None
+        if old is not None:
+            u = u + old if old.is_sparse else old + u  # torch adds sparse to dense only
+        if p.grad.is_sparse and not u.is_sparse:
+            u = u.to_sparse(p.grad.sparse_dim())
+        p.grad.copy_(u)

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.weak import WeakIdKeyDictionary
 
+from thalweg import gradients, layout
 from thalweg.ascent import Number, nothing
 from thalweg.errors import ThalwegError
 
@@ -17,13 +19,15 @@ from thalweg.errors import ThalwegError
 class Remembered:
     """Tensors for each parameter, by name, and numbers; a parameter that is gone takes its along.
 
+    Tensors are dense, lie where their parameter lies and are sharded as it is.
+
     Example:
         >>> w = torch.zeros(2)
         >>> remembered = Remembered()
-        >>> page = remembered.of([w])
-        >>> page.keep("mean", [torch.ones(2)])
-        >>> page.settle(1.0)
-        >>> remembered.of([w]).recall("mean", [w])
+        >>> draft = remembered.draft()
+        >>> draft.of([w]).keep("mean", [torch.ones(2)])
+        >>> draft.settle(1.0)
+        >>> remembered.draft().of([w]).recall("mean", [w])
         [tensor([1., 1.])]
     """
 
@@ -31,9 +35,9 @@ class Remembered:
         self.tensors: Any = WeakIdKeyDictionary()
         self.numbers: dict[str, Number] = {}
 
-    def of(self, parameters: Sequence[Tensor]) -> Page:
-        """Return what is remembered of these parameters, as lists in their order."""
-        return Page(self, parameters)
+    def draft(self) -> Draft:
+        """Return what a step may write into."""
+        return Draft(self)
 
     def state_dict(self, trained: Sequence[Tensor]) -> dict[str, Any]:
         """Return everything, with the places of parameters instead of themselves.
@@ -44,7 +48,7 @@ class Remembered:
         held = {i: dict(self.tensors[p]) for i, p in enumerate(trained) if p in self.tensors}
         return {"numbers": {k: float(v) for k, v in self.numbers.items()}, "tensors": held}
 
-    def load_state_dict(self, state: dict[str, Any], trained: Sequence[Tensor]) -> None:
+    def load_state_dict(self, state: Any, trained: Sequence[Tensor]) -> None:
         """Take up what :meth:`state_dict` gave.
 
         Args:
@@ -52,86 +56,154 @@ class Remembered:
             trained: All parameters of the base optimizer.
 
         Raises:
-            ThalwegError: If it does not fit these parameters.
+            ThalwegError: If it does not fit these parameters; then nothing has changed.
         """
         found: Any = WeakIdKeyDictionary()
-        for i, held in state.get("tensors", {}).items():
-            fits = 0 <= i < len(trained) and all(t.shape == trained[i].shape for t in held.values())
-            if not fits:
-                came = {name: tuple(t.shape) for name, t in held.items()}
+        try:
+            numbers = {str(k): float(v) for k, v in state.get("numbers", {}).items()}
+            pairs = [(int(i), dict(held)) for i, held in state.get("tensors", {}).items()]
+        except (AttributeError, TypeError, ValueError):
+            raise ThalwegError(
+                f'the "memory" of a state must be what sam.state_dict() gave, got {state!r:.80}'
+            ) from None
+        for i, held in pairs:
+            p = trained[i] if 0 <= i < len(trained) else None
+            if p is None or any(getattr(t, "shape", None) != p.shape for t in held.values()):
+                came = {name: tuple(getattr(t, "shape", ())) for name, t in held.items()}
+                wanted = "there is none" if p is None else f"its shape is {tuple(p.shape)}"
                 raise ThalwegError(
                     f"state must fit the parameters of the optimizer, got {came} for the one at "
-                    f"place {i} of {len(trained)}: build the same model and optimizer first"
+                    f"place {i} of {len(trained)}, but {wanted}: build the same model and "
+                    "optimizer first"
                 )
-            found[trained[i]] = {name: t.to(trained[i].device) for name, t in held.items()}
-        self.tensors, self.numbers = found, dict(state.get("numbers", {}))
+            found[p] = {name: _sharded_as(p, t) for name, t in held.items()}
+        self.tensors, self.numbers = found, dict(numbers)
 
 
-class Page:
-    """A memory for the parts of one step: what they keep is settled when the step is known good.
+class Draft:
+    """What the parts keep in one step: it is remembered when the step is known to be good.
 
     Args:
         remembered: What all steps remember.
-        parameters: In whose order lists are.
     """
 
-    def __init__(self, remembered: Remembered, parameters: Sequence[Tensor]) -> None:
-        self._remembered, self._parameters = remembered, parameters
-        self._tensors: dict[str, Sequence[Tensor]] = {}
-        self._numbers: dict[str, Number] = {}
+    def __init__(self, remembered: Remembered) -> None:
+        self.remembered = remembered
+        self.tensors: dict[Tensor, dict[str, Tensor]] = {}
+        self.numbers: dict[str, Number] = {}
 
-    def recall(self, name: str, like: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the tensors kept under a name; zeros of the shapes of ``like`` before that."""
-        if name in self._tensors:
-            return self._tensors[name]
-        held = [self._remembered.tensors.get(p, {}).get(name) for p in self._parameters]
-        pairs = zip(held, like, strict=True)
-        return [nothing(t) if old is None else old for old, t in pairs]
+    def of(self, parameters: Sequence[Tensor]) -> Page:
+        """Return the memory of these parameters, as lists in their order."""
+        return Page(self, parameters)
 
-    def keep(self, name: str, tensors: Sequence[Tensor]) -> None:
-        """Keep one tensor per parameter."""
-        self._tensors[name] = [t.detach() for t in tensors]
-
-    def number(self, name: str, default: float) -> Number:
-        """Return the number kept under a name."""
-        return self._numbers.get(name, self._remembered.numbers.get(name, default))
-
-    def note(self, name: str, value: Number) -> None:
-        """Keep a number."""
-        self._numbers[name] = value
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was kept."""
+        return not self.tensors and not self.numbers
 
     def settle(self, size: Number) -> None:
         """Remember what was kept, unless it came of a gradient that is not finite.
 
         Args:
-            size: A number that is finite where the gradient is. Of an accelerator it is not read.
+            size: A number that is finite where the gradients are. Of an accelerator it is not read.
         """
-        if not self._tensors and not self._numbers:
-            return
-        good = torch.isfinite(size) if isinstance(size, Tensor) else math.isfinite(size)
-        if good is not False:
-            for name, tensors in self._tensors.items():
-                for p, new in zip(self._parameters, tensors, strict=True):
-                    mine = self._remembered.tensors.setdefault(p, {})
-                    old = mine.get(name)
-                    mine[name] = _if(good, new, nothing(new) if old is None else old)
-            for name, value in self._numbers.items():
-                before = self._remembered.numbers.get(name, 0.0)
-                self._remembered.numbers[name] = (
-                    torch.where(good, value, before) if isinstance(good, Tensor) else value
-                )
-        self._tensors, self._numbers = {}, {}
+        good = _finite(size)
+        for p, kept in self.tensors.items() if good is not False else ():
+            mine = self.remembered.tensors.setdefault(p, {})
+            for name, new in kept.items():
+                old = mine.get(name)
+                [mine[name]] = chosen(size, [new], [nothing(new) if old is None else old])
+        for name, value in self.numbers.items() if good is not False else ():
+            if isinstance(good, Tensor):
+                before = self.remembered.numbers.get(name, 0.0)
+                value = torch.where(good, _wide(value, good), _wide(before, good))
+            self.remembered.numbers[name] = value
+        self.tensors, self.numbers = {}, {}
 
 
-def _if(good: bool | Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(good.to(new.device), new, old) if isinstance(good, Tensor) else new
+class Page:
+    """What a part sees of the memory: lists of tensors in the order of the parameters it works on.
+
+    Args:
+        draft: What the step keeps.
+        parameters: In whose order lists are.
+    """
+
+    def __init__(self, draft: Draft, parameters: Sequence[Tensor]) -> None:
+        self._draft, self._parameters = draft, parameters
+
+    def recall(self, name: str, like: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the tensors kept under a name; zeros of the shapes of ``like`` before that."""
+        places = (self._draft.tensors, self._draft.remembered.tensors)
+        found = []
+        for p, t in zip(self._parameters, like, strict=True):
+            known = (held[p][name] for held in places if name in held.get(p, {}))
+            old = next(known, None)
+            found.append(nothing(t) if old is None else old)
+        return found
+
+    def keep(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Keep one tensor per parameter."""
+        for p, t in zip(self._parameters, tensors, strict=True):
+            self._draft.tensors.setdefault(p, {})[name] = gradients.dense(t.detach())
+
+    def number(self, name: str, default: float) -> Number:
+        """Return the number kept under a name."""
+        return self._draft.numbers.get(name, self._draft.remembered.numbers.get(name, default))
+
+    def note(self, name: str, value: Number) -> None:
+        """Keep a number."""
+        self._draft.numbers[name] = value
+
+
+def _wide(value: Number, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64, device=like.device)
+
+
+def _finite(size: Number) -> bool | Tensor:
+    return torch.isfinite(size) if isinstance(size, Tensor) else math.isfinite(size)
+
+
+def chosen(size: Number, new: Sequence[Tensor], old: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the new tensors if a size is finite, else the old ones.
+
+    Args:
+        size: A number. Of an accelerator it is not read.
+        new: Tensors.
+        old: As many, of the same shapes.
+
+    Example:
+        >>> chosen(math.inf, [torch.ones(1)], [torch.zeros(1)])
+        [tensor([0.])]
+    """
+    good = _finite(size)
+    if isinstance(good, bool):
+        return new if good else old
+    pairs = zip(new, old, strict=True)
+    return [torch.where(good.to(u.device), u, v) for u, v in pairs]
+
+
+def _sharded_as(parameter: Any, tensor: Any) -> Any:
+    """A tensor as its parameter lies: on the same device, sharded likewise."""
+    if layout.is_sharded(tensor) and not layout.is_sharded(parameter):
+        tensor = tensor.full_tensor()
+    tensor = tensor.to(parameter.device)
+    if not layout.is_sharded(parameter):
+        return tensor
+    mesh, placements = parameter.device_mesh, parameter.placements
+    if layout.is_sharded(tensor):
+        return tensor.redistribute(mesh, placements)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, mesh, placements)
 
 
 class Places:
     """Where in a model its parameters are: their names, the modules that hold them.
 
     Args:
-        model: The model; ``None`` if there is none.
+        model: The model; ``None`` if there is none. What DistributedDataParallel and torch.compile
+            put around it is not in the names.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
@@ -159,7 +231,10 @@ class Places:
         return [-1 - i if found is None else found[2] for i, found in enumerate(held)]
 
     def _look(self) -> None:
-        modules = [] if self._model is None else list(self._model.named_modules())
+        model: Any = self._model
+        while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
+            model = model._modules["_orig_mod" if hasattr(model, "_orig_mod") else "module"]
+        modules = [] if model is None else list(model.named_modules())
         number = 0
         for path, layer in modules:
             own = [(n, p) for n, p in layer._parameters.items() if p is not None]

@@ -86,11 +86,13 @@ def _norm(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor
     return total
 
 
-def norms(tensors: Sequence[Tensor]) -> list[float | Tensor]:
-    """Return the Euclidean norm of every tensor by itself.
+@torch.no_grad()
+def norms(tensors: Sequence[Tensor], order: int = 2) -> list[float | Tensor]:
+    """Return the norm of every tensor by itself, as exact as :func:`norm`.
 
     Args:
-        tensors: As for :func:`norm`.
+        tensors: As for :func:`norm`. Where they are sharded the ranks speak once for each kind.
+        order: 2 for the Euclidean norm, 1 for the sum of the sizes of the entries.
 
     Returns:
         One number for each: a float on the CPU, where it is cheap to read; elsewhere a float64
@@ -99,10 +101,40 @@ def norms(tensors: Sequence[Tensor]) -> list[float | Tensor]:
     Example:
         >>> norms([torch.tensor([3.0, 4.0]), torch.tensor([2.0])])
         [5.0, 2.0]
+        >>> norms([torch.tensor([3.0, 4.0]), torch.tensor([2.0])], order=1)
+        [7.0, 2.0]
     """
-    if tensors and layout.costly_to_read(tensors[0].device):
-        return [norm([t]) for t in tensors]
-    return [float(norm([t])) for t in tensors]
+    if not tensors:
+        return []
+    if torch.sparse_coo in set(map(_LAYOUT, tensors)):
+        tensors = [t.coalesce().values() if t.is_sparse else t for t in tensors]
+    costly = layout.costly_to_read(tensors[0].device)
+    if costly or not layout.all_plain(tensors) or len(layout.devices(tensors)) > 1:
+        unread = _norms_unread(tensors, order)
+        return list(unread) if costly else torch.stack(unread).tolist()
+    found: list[float | Tensor] = [0.0] * len(tensors)
+    long = [i for i, t in enumerate(tensors) if order == 2 and t.numel() >= layout.SMALL]
+    for i in long:
+        n = float(_norm([tensors[i]]))
+        found[i] = n if _TINY < n < math.inf else float(_norm([tensors[i]], torch.float64))
+    short = sorted(set(range(len(tensors))).difference(long))
+    if short:
+        each = torch._foreach_norm([tensors[i] for i in short], order, torch.float64)
+        for i, n in zip(short, torch.stack(each).tolist(), strict=True):
+            found[i] = n
+    return found
+
+
+def _norms_unread(tensors: Sequence[Tensor], order: int) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+    home = tensors[0].device
+    for kind, places in layout.kinds(tensors).items():
+        held = layout.local([tensors[i] for i in places])
+        each = torch.stack(torch._foreach_norm(held, order, torch.float64))
+        if kind.mesh:
+            each = kind.whole(each**order) ** (1 / order)
+        found.update(zip(places, each.to(home), strict=True))
+    return [found[i] for i in range(len(tensors))]
 
 
 def cell_norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -110,9 +110,16 @@ class SAM:
         loop over micro-batches makes each its own ascent (m-SAM). Call ``zero_grad()`` outside the
         loop, or in every pass of it.
 
+        To gates, schedules and memories every loop is a step, also where several make up one step
+        of the base optimizer. Where the gradient must tell whether the gate is open, the first pass
+        is ``last`` and no ``ascent``; if it opens, more follow. Methods that tell the gradients of
+        several passes apart (combine, reuse, points, a previous gradient), and telemetry, need them
+        reduced in every pass, not only with a later micro-batch.
+
         Leaving the loop early, by an exception, ``break`` or ``return``, puts the weights back, and
         normalization layers and random state to where the first pass left them; ``.grad`` holds the
-        old gradients plus what the open pass has added.
+        old gradients plus what the open pass has added. What parts remember is as before; so it is
+        where a gradient of the loop is not finite.
 
         Raises:
             ThalwegError: If ``rho`` of a group is not a number >= 0; if ``optimizer.step()`` or
@@ -120,40 +127,21 @@ class SAM:
         """
         self._loops.close()
         method, self.last = self.method, Last()
-        opened = method.gate(self._step)  # None: the gradient will tell
-        rhos = [] if opened is False else self._rhos()
-        if not rhos and (opened is not False or method.reuse is None):
+        rhos = self._rhos()
+        told = method.gate(self._step) if rhos else False
+        opened = None if told is None else bool(told)  # None: the gradient will tell
+        if opened is False and not (rhos and method.reuse):
             yield Pass(0, ascent=False, last=True)
-            self._end_of_step(rhos)
+            self._end_of_step(perturbed=False)
             return
-        passes = []
         with self._loops.open() as loop:
             walk = Walk(self._gear, method, rhos, self._step, loop)
-            if not rhos or opened is None:
-                walk.look_and_keep()
-                passes.append(Pass(0, ascent=bool(rhos), last=True))
-                yield passes[0]
-                self._loops.check(loop)
-                if not rhos or not walk.judge():
-                    walk.reuse()
-                    self._end_of_step([])
-                    return
-                walk.climb()
-            for i in range(len(passes), method.looks * method.ascents):
-                walk.look()
-                passes.append(Pass(i, ascent=True, last=False))
-                yield passes[-1]
-                self._loops.check(loop)
-                walk.climb()
-            for i in range(len(method.points)):
-                walk.stand(i)
+            for here in walk.passes(opened):
                 self.last = walk.last
-                passes.append(Pass(len(passes), ascent=False, last=i == len(method.points) - 1))
-                yield passes[-1]
+                yield here
                 self._loops.check(loop)
-                walk.leave(i)
-            self.last = walk.finish()
-        self._end_of_step(rhos, *(passes[i].loss for i in (0, -1) if method.looks))
+            self.last = walk.last
+        self._end_of_step(*walk.losses, perturbed=walk.opened)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step of the base optimizer with the method's gradient.
@@ -220,8 +208,9 @@ class SAM:
                 self._loops.check(loop)
                 if rhos:
                     undo.pop_all()
-                    self.last = walk.finish()
-        self._end_of_step(rhos)
+                    walk.finish()
+                    self.last = walk.last
+        self._end_of_step(perturbed=bool(rhos))
 
     def log_dict(self) -> dict[str, float]:
         """Return the latest step in plain floats, for any logger; an accelerator is waited for.
@@ -267,12 +256,14 @@ class SAM:
             state: The state.
 
         Raises:
-            ThalwegError: If it was saved with another kind of method, or for other parameters.
+            ThalwegError: If it was saved with another kind of method, or for other parameters; then
+                nothing has changed.
         """
-        checks.check_state(state, self.state_dict())
+        self._loops.close()
+        step = checks.check_state(state, self.state_dict())
         memory = state.get("memory", {})
         self._gear.memory.load_state_dict(memory, base.trained(self.optimizer))
-        self._step = state.get("step", self._step)
+        self._step = self._step if step is None else step
 
     def release(self) -> None:
         """Give the backup buffer back: one copy of the perturbed parameters."""
@@ -294,6 +285,6 @@ class SAM:
     def _rhos(self) -> base.Rhos:
         return base.rhos(self.optimizer, self.rho, self.method, self._step, self._gear.places)
 
-    def _end_of_step(self, rhos: base.Rhos, *losses: Tensor | None) -> None:
+    def _end_of_step(self, *losses: Tensor | None, perturbed: bool) -> None:
         self._step += 1
-        self.last = self._watch.count(self.last, losses, perturbed=bool(rhos))
+        self.last = self._watch.count(self.last, losses, perturbed=perturbed)

@@ -41,6 +41,11 @@ class Scaling:
         hook = optimizer.register_step_pre_hook(weakly(self, Scaling.look))
         weakref.finalize(self, hook.remove)
 
+    @property
+    def stepped(self) -> bool:
+        """Whether the base optimizer has taken a step since."""
+        return self._stepped
+
     def scale(self, trained: Sequence[Tensor]) -> Tensor | None:
         """Return what the gradients are multiplied by, without waiting for a device.
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from thalweg import base, checks, gradients, replay
+from thalweg import base, checks, gradients, parameters, replay
 from thalweg.ascent import Context, Method, Number, SAMGradient
 from thalweg.hold import Moves, Weights
-from thalweg.memory import Page, Places, Remembered
+from thalweg.memory import Places, Remembered, chosen
 from thalweg.scaling import Scaling
-from thalweg.telemetry import Last
+from thalweg.telemetry import Last, Pass, read
 from thalweg.watch import Watch
 
 
@@ -45,16 +46,7 @@ class Gear:
         self.watch = Watch(self.weights, telemetry=telemetry)
         self.memory = Remembered()
         self.places = Places(model)
-
-    def agreed(self, number: Number) -> Number:
-        """Return the mean of a number over the ranks that train together."""
-        if not isinstance(self.model, DistributedDataParallel):
-            return number
-        group = self.model.process_group
-        held = torch.as_tensor(number, dtype=torch.float64, device=self.model.device).clone()
-        torch.distributed.all_reduce(held, group=group)
-        held = held / torch.distributed.get_world_size(group)
-        return held if isinstance(number, Tensor) else float(held)
+        self.agreed = functools.partial(base.agreed, model=model)
 
 
 class Walk:
@@ -63,204 +55,245 @@ class Walk:
     Args:
         gear: What all steps share.
         method: What this one does.
-        rhos: Rho and chosen parameters of every group; none where the gate is closed.
+        rhos: Rho and chosen parameters of every group.
         step: How many steps went before.
         loop: Its end undoes what must be undone.
     """
 
     def __init__(
-        self,
-        gear: Gear,
-        method: Method,
-        rhos: base.Rhos,
-        step: int,
-        loop: contextlib.ExitStack,
+        self, gear: Gear, method: Method, rhos: base.Rhos, step: int, loop: contextlib.ExitStack
     ) -> None:
         self._gear, self._method, self._rhos = gear, method, rhos
         self._step, self._loop = step, loop
         self._trained = base.trained(gear.optimizer)
         self._replayed = replay.Replay(gear.model, self._trained)
+        self._draft = gear.memory.draft()
         self._held: gradients.Aside | None = None
         self._both: gradients.Both | None = None
         self._moves: Moves = []
-        self._sums: list[Tensor] = []
-        self._page: Page | None = None
-        self._way: list[Tensor] = []
-        self.last = Last()
-        self.seen = 0
+        self._sums: dict[Tensor, Tensor] = {}
+        self._size: Number = 0.0  # finite where all ascent gradients so far are
+        self._ascents, self._moved = 0, False
+        self._passes: list[Pass] = []
+        self.last, self.opened = Last(), True
 
-    # --- the ascent
+    def passes(self, opened: bool | None) -> Iterator[Pass]:
+        """Yield the passes of a step, and do what is due before and after each.
 
-    def look(self) -> None:
-        """Before an ascent pass: let it be taken alone."""
-        if self._held is None:
-            self._held = gradients.Aside(self._trained)  # so that the ascent gradient is alone
-            self._loop.callback(self._held.merge)
-        elif self.seen:
-            for p in self._trained:
-                p.grad = None
-            self._stand(self._moves)
-            self._replayed.rewind()
+        Args:
+            opened: Whether the gate is open; ``None`` where the gradient must tell.
+        """
+        method = self._method
+        if not opened:
+            self._tell_apart(self._trained, here=False).remember()
+            yield self._pass(last=True)  # the base optimizer may get this gradient as it is
+            self.opened = opened is None and self._judge()
+            if not self.opened:
+                self._reuse()
+                return
+            self.climb()
+        while self._ascents < method.looks * method.ascents:
+            self._look()
+            yield self._pass(ascent=True)
+            self.climb()
+        for point in range(len(method.points)):
+            self._stand(point)
+            yield self._pass(last=point == len(method.points) - 1)
+            self._leave(point)
+        self.finish()
 
-    def look_and_keep(self) -> None:
-        """Before a pass whose gradient the base optimizer may get as it is."""
-        self._both = gradients.Both(self._trained, here=False)
-        self._loop.callback(self._both.forget)
-        self._both.remember()
+    @property
+    def losses(self) -> list[Tensor | None]:
+        """The losses at w and at w + ε, where the first pass was at w."""
+        looked = self._method.looks and self.opened
+        return [self._passes[i].loss for i in (0, -1)] if looked else []
 
-    def climb(self) -> None:
-        """After an ascent pass: one move more on the way."""
-        if not self.seen:
-            self.over()
-            self._both = gradients.Both(self._trained if self._needs_both else [])
-            self._loop.callback(self._both.forget)
-        self.seen += 1
-        share = 1 / self._method.ascents
-        self.last, more = self._epsilon([(rho * share, held) for rho, held in self._rhos])
-        self._moves = base.together(self._moves, more) if self.seen > 1 else more
+    def _pass(self, *, ascent: bool = False, last: bool = False) -> Pass:
+        self._passes.append(Pass(len(self._passes), ascent=ascent, last=last))
+        return self._passes[-1]
 
-    def judge(self) -> bool:
-        """After the first pass: let the gate decide by its gradient; where open, take it alone."""
+    def _judge(self) -> bool:
+        """After the first pass: let the gate decide; where it opens, take the gradient alone."""
         assert self._both is not None
-        groups = base.climbing(self._rhos, looks=True)
-        held = [p for _, some in groups for p in some]
-        if not held:
-            return False
         added = dict(zip(self._both.parameters, self._both.uphill, strict=True))
         scale = self._gear.scaling.scale(self._trained)
-        context = self._context(held)
-        gradient = [added[p] if scale is None else added[p] / scale for p in held]
+        held = [p for _, chosen in self._rhos for p in chosen]
+        if not held:
+            return False
+        # All ranks must come here: one without a gradient takes part with zeros.
+        found = [added[p] if p in added else torch.zeros_like(p) for p in held]
+        gradient = _over(base.aligned(held, found), scale)
+        context = dataclasses.replace(self._context(held), norm=base.norm)
         opened = bool(self._method.gate.judge(gradient, context))  # type: ignore[attr-defined]
-        self._settle(context.norm(gradient))
         if opened:
             self._held = self._both.aside()
             self._loop.callback(self._held.merge)
         return opened
 
-    def reuse(self) -> None:
+    def _reuse(self) -> None:
         """After the only pass of a step whose gate is closed: make of its gradient what is due."""
-        if self._method.reuse is None or self._both is None:
-            return
-        held, gradient = self._both.parameters, self._both.uphill
-        if held:
-            self._both.write(self._method.reuse(gradient, self._context(held)))
+        reuse, both = self._method.reuse, self._both
+        if reuse is not None and both is not None and both.parameters:
+            held = both.parameters
+            both.write(reuse(list(map(gradients.dense, both.uphill)), self._context(held)))
+        self._settle()
 
-    def over(self) -> None:
-        """Remember where the first pass left random numbers and buffers: there they will end."""
-        self._replayed.first_pass_is_over()
-        self._loop.callback(self._replayed.end)
+    def _look(self) -> None:
+        """Before an ascent pass: let it be taken alone, where the ones before have led."""
+        self._take_alone()
+        if self._ascents:
+            self._move(self._moves)
+            self._replayed.rewind()
 
-    # --- the points uphill
+    def climb(self) -> None:
+        """After an ascent pass: one move more on the way."""
+        method, before = self._method, self.last
+        if not self._ascents:
+            self._first_is_over()
+            self._tell_apart(self._trained if self._needs_both else [], here=True)
+        self._ascents += 1
+        rhos = [(rho / method.ascents, held) for rho, held in self._rhos]
+        self.last, moves = self._epsilon(rhos)
+        if self._ascents > 1:
+            moves, length = base.together(self._moves, moves)
+            self.last = dataclasses.replace(
+                self.last, grad_norm=before.grad_norm, perturbation_norm=length
+            )
+        self._moves = moves
 
-    def stand(self, point: int) -> None:
+    def _stand(self, point: int) -> None:
         """Before a pass at a point uphill: move there, and let the pass see what the first saw."""
         self.move(point)
-        if self._held is not None and point == 0:
-            self._held.put_back()
-        if self._both is not None:
-            self._both.remember()
-        if self.seen or point:
+        if point < len(self._method.points) - 1:
+            self._take_alone()
+        else:
+            if self._held is not None:
+                self._held.put_back()
+            if self._both is not None:
+                self._both.remember()
+        if self._ascents or point:
             self._replayed.rewind()
 
     def move(self, point: int) -> None:
         """Move the weights to a point uphill."""
         if not self._method.looks:
             if point == 0:
-                self._both = gradients.Both(self._trained if self._needs_both else [], here=False)
-                self._loop.callback(self._both.forget)
+                self._tell_apart(self._trained if self._needs_both else [], here=False)
             self.last, self._moves = self._epsilon(self._rhos, point)
         share = self._method.points[point]
         moves = self._moves if share == 1 else [(w, d, f * share) for w, d, f in self._moves]
-        self._stand(moves)
+        if point == len(self._method.points) - 1:
+            self._moves = []  # so that the pass does not keep the ascent gradient
+        self._move(moves)
         self.last = self._gear.watch.moved(self.last, moves)
 
-    def leave(self, point: int) -> None:
-        """After a pass at a point uphill: keep its gradient, where it is one of several."""
-        last = len(self._method.points) - 1
-        if point == 0 and last and not self.seen:
-            self.over()
-        if not last:
+    def _leave(self, point: int) -> None:
+        """After a pass at a point uphill: keep its gradient, if it is not the last."""
+        if point == len(self._method.points) - 1:
             return
-        assert self._both is not None
-        found = [gradients.kept(h) for h in self._both.uphill]
-        self._sums = [s + h for s, h in zip(self._sums, found, strict=True)] if point else found
-        if point < last:
-            self._both.rewind()
+        if point == 0 and not self._ascents:
+            self._first_is_over()
+        for p in self._trained:
+            if p.grad is not None:
+                h = p.grad / len(self._method.points)
+                self._sums[p] = self._sums[p] + h if p in self._sums else h
 
-    def finish(self) -> Last:
-        """Give the base optimizer its gradient, while the weights are still uphill."""
+    def finish(self) -> None:
+        """After the last pass, while the weights are uphill: give the base optimizer its due."""
         gear, method, both = self._gear, self._method, self._both
         checks.check_descent(self._trained)
         if both is not None:
-            if self._sums:
-                both.write([s / len(method.points) for s in self._sums])
+            if len(method.points) > 1:
+                both.average(self._sums, len(method.points))
             if method.looks:
                 scale = gear.scaling.scale(self._trained)
                 self.last = gear.watch.measure(self.last, both, scale)
+            gear.weights.restore()
             self._learn(both)
-            if method.looks and not isinstance(method.combine, SAMGradient):
-                held = self._context(both.parameters)
-                both.write(method.combine(both.here, both.uphill, held))
+            if method.looks and not isinstance(method.combine, SAMGradient) and both.parameters:
+                here, uphill = both.here, both.uphill
+                found = method.combine(here, uphill, self._context(both.parameters))
+                both.write(chosen(self._size, found, uphill))
         # An ascent that was not finite moved nothing; a gradient scaler must still hear of it.
-        gear.scaling.tell(self._trained, self.last.grad_norm if method.looks else 0.0)
-        return self.last
+        gear.scaling.tell(self._trained, self._size)
+        self._settle()
 
     # --- what these are made of
 
     @property
     def _needs_both(self) -> bool:
         method = self._method
-        learns = getattr(method.direction, "learn", None) is not None or method.reuse is not None
-        mixes = not isinstance(method.combine, SAMGradient)
-        return self._gear.telemetry or mixes or learns or len(method.points) > 1
+        learns = hasattr(method.direction, "learn") or method.reuse is not None
+        mixes = not isinstance(method.combine, SAMGradient) or len(method.points) > 1
+        return self._gear.telemetry or mixes or learns
+
+    def _take_alone(self) -> None:
+        if self._held is not None:
+            self._held.clear()
+        else:
+            self._held = gradients.Aside(self._trained)
+            self._loop.callback(self._held.merge)
+
+    def _first_is_over(self) -> None:
+        # Where the first pass left random numbers and buffers, there they will end.
+        self._replayed.first_pass_is_over()
+        self._loop.callback(self._replayed.end)
+
+    def _tell_apart(self, trained: list[Tensor], *, here: bool) -> gradients.Both:
+        self._both = gradients.Both(trained, here=here)
+        self._loop.callback(self._both.forget)
+        return self._both
 
     def _epsilon(self, rhos: base.Rhos, point: int = 0) -> tuple[Last, Moves]:
         method, gear = self._method, self._gear
         groups = base.climbing(rhos, looks=method.looks)
         if not groups:
             return Last(grad_norm=0.0 if rhos else math.nan), []
-        found = base.gradients_of(groups) if method.looks else []
+        found = base.gradients_of(groups, method) if method.looks else []
         scale = gear.scaling.scale(self._trained) if method.looks else None
+        gear.weights.restore()  # parts see w, wherever the gradient was taken
         held = [p for _, some in groups for p in some]
         last, moves = base.moves(method, groups, found, scale, self._context(held, point))
-        self._settle(last.grad_norm)
         if method.looks:
+            self._size = self._size + last.grad_norm
             self._loop.callback(gear.scaling.tell_others(self._trained, last.grad_norm))
         return last, moves
 
-    def _stand(self, moves: Moves) -> None:
-        if not self._way:
-            self._way = self._trained
+    def _move(self, moves: Moves) -> None:
+        if not self._moved:
+            self._moved = True
             self._loop.callback(self._gear.weights.restore)
         self._gear.weights.move(moves)
 
-    def _context(self, held: list[Tensor], point: int = 0) -> Context:
-        gear = self._gear
-        self._page = gear.memory.of(held)
-        return base.context(
-            gear.optimizer, held, self._step, self._page, gear.places, gear.agreed, point
-        )
-
-    def _settle(self, size: Number) -> None:
-        if self._page is not None:
-            self._page.settle(size)
+    def _context(self, held: Sequence[Tensor], point: int = 0) -> Context:
+        gear, page = self._gear, self._draft.of(held)
+        known = (gear.optimizer, held, self._step, page, gear.places, gear.agreed, point)
+        return base.context(*known, stepped=gear.scaling.stepped)
 
     def _learn(self, both: gradients.Both) -> None:
         """Tell the parts that want to know the gradient at w + ε."""
-        method = self._method
+        method, held = self._method, both.parameters
         learn = getattr(method.direction, "learn", None)
-        if learn is None and method.reuse is None:
+        if not held or (learn is None and method.reuse is None):
             return
-        held = both.parameters
         scale = self._gear.scaling.scale(self._trained)
         uphill = _over(both.uphill, scale)
-        context = self._context(held)
         if learn is not None:
-            learn(uphill, context)
+            learn(uphill, self._context(held))
         if method.reuse is not None and method.looks:
-            method.reuse.learn(_over(both.here, scale), uphill, context)
-        self._settle(context.norm(uphill))
+            method.reuse.learn(_over(both.here, scale), uphill, self._context(held))
+
+    def _settle(self) -> None:
+        """Let the memory have what the parts have kept, if every gradient of the step is finite."""
+        if self._draft.empty:
+            return
+        left = [p.grad for p in self._trained if p.grad is not None]
+        size = self._size + read(parameters.norm(left))
+        # Gates decide by numbers: all ranks must remember the same.
+        self._draft.settle(self._gear.agreed(size) if self._draft.numbers else size)
 
 
 def _over(gradient: Sequence[Tensor], scale: Number | None) -> Sequence[Tensor]:
-    return gradient if scale is None else [g / scale for g in gradient]
+    """Return a gradient as parts want it: dense, and without a factor."""
+    found = map(gradients.dense, gradient)
+    return list(found) if scale is None else [g / scale for g in found]

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from thalweg import ThalwegError
-from thalweg.ascent import Method
+from thalweg.ascent import Between, Method
 from thalweg.lab import ManyStarts, Problem, simulate
 from thalweg.lab.claims import edges, exponent, exponent_bounce, exponent_chaos
-from thalweg.lab.claims.edge_thresholds import Interpolated
 
 
 def test_a_run_from_many_starts_is_many_runs():
@@ -52,7 +51,7 @@ def test_stretching_is_the_slope_of_the_map(power):
 
 @pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
 def test_the_interpolated_ascent_literally(mix):
-    method = Method(power=0.0, ball=Interpolated(mix), max_norm=np.inf)
+    method = Method(size=Between(mix))
     problem, eta, rho = ManyStarts([2.0, 1.0], [[1.5, -4.0]]), 0.1, 0.3
     g = np.array([3.0, -4.0])
     uphill = np.array([1.5, -4.0]) + rho * (1 - mix + mix / 5) * g

@@ -1,4 +1,7 @@
-"""Blocks of cells and threads: how the cells are cut up changes nothing but the time."""
+"""Blocks of cells and threads: how the cells are cut up changes nothing but the time.
+
+And cells that leave take what a method remembers of them along.
+"""
 
 import sys
 
@@ -6,6 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from thalweg import Method
+from thalweg.ascent import (
+    Across,
+    Adaptive,
+    Every,
+    Gaussian,
+    Linear,
+    Mix,
+    Momentum,
+    Previous,
+    Window,
+    WithMean,
+)
 from thalweg.lab import Digits, Quadratic, SingleNeuron, simulate
 
 ENGINE = sys.modules["thalweg.lab.run"]
@@ -90,3 +106,38 @@ def test_what_a_block_raises_comes_out(threads, monkeypatch):
     with pytest.raises(RuntimeError, match="broken"):
         simulate(Broken(), eta=0.1, rho=[0.1, 0.2, 0.3], steps=50)
     assert torch.get_num_threads() == threads
+
+
+CHANGING = {
+    "mean": Method(direction=WithMean(1.0, 1.0)),
+    "previous": Method(direction=Previous(), schedule=Linear(90, start=0.0, end=1.0)),
+    "momentum": Method(direction=Momentum(), points=(1.0, 0.5)),
+    "noise": Method(direction=Gaussian(2)),
+    "adaptive": Method(gate=Adaptive(100), reuse=Across(), combine=Mix(0.5)),
+    "every second": Method(gate=Every(2), reuse=Across(), ascents=2),
+}
+
+
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("problem", [VALLEY, NEURON])
+def test_what_a_cell_remembers_is_its_own(problem, name):
+    eta, rho = np.array([3.0, 0.05, 0.9, 0.2])[:, None], [0.0, 0.1, 0.4]
+    settings = {"method": CHANGING[name], "momentum": 0.5, "steps": 120, "lengths": True}
+    together = simulate(problem, eta=eta, rho=rho, ceiling=50, **settings)
+    assert len(set(together.steps_run.flat)) > 1  # some leave, the others move up
+    for i, j in np.ndindex(4, 3):
+        alone = simulate(problem, eta=eta[i, 0], rho=rho[j], ceiling=50, **settings)
+        assert alone.steps_run == together.steps_run[i, j]
+        np.testing.assert_allclose(together.lengths[i, j], alone.lengths, rtol=1e-7, atol=1e-12)
+        for k, value in alone.final.items():
+            np.testing.assert_allclose(together.final[k][i, j], value, rtol=1e-7, atol=1e-12)
+
+
+def test_a_cell_that_stands_still_may_be_moved_when_its_gate_opens():
+    slow = Quadratic([1.0], start=[1e-150])  # moves by less than what counts as rest
+    assert simulate(slow, eta=1e-6, steps=200).steps_run == 100
+    gate = Method(gate=Window(151))
+    run = simulate(slow, eta=1e-6, rho=0.5, method=gate, steps=200, lengths=True)
+    assert run.steps_run == 200
+    np.testing.assert_allclose(run.lengths, np.where(np.arange(200) < 151, 0, 0.5), rtol=1e-15)
+    assert abs(run.final["w"][0]) == pytest.approx(0.5e-6, rel=1e-3)  # it bounces: odd

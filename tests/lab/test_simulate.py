@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from thalweg import Method, ThalwegError
+from thalweg.ascent import L2, AdamMetric, Every, Linear, Momentum, Within
 from thalweg.lab import Digits, Maximum, Problem, Quadratic, SingleNeuron, simulate
 from thalweg.lab.simulate import has_compiler
 
@@ -187,8 +188,26 @@ def test_compiled_it_is_the_same_up_to_rounding():
         ({"momentum": -0.1}, r"momentum must be a finite number >= 0"),
         ({"ceiling": 0}, r"ceiling must be a finite number > 0"),
         ({"power": 1, "method": Method()}, r"power and method must not both.*method=Method\(power"),
-        ({"method": Method(gate=lambda step: False)}, r"method must have its usual gate"),
-        ({"method": Method(filter=lambda p: False)}, r"method must have its usual filter"),
+        (
+            {"method": Method(filter=Within(torch.nn.Linear))},
+            r"filter must choose among x, y by name.*Linear.*which chooses none.*no modules",
+        ),
+        (
+            {"method": Method(gate=Every(2)), "compile": True},
+            r"compile must be left out, or False, .*got Method\(.*Every\(k=2\)",
+        ),
+        (
+            {"method": Method(schedule=Linear(steps=3)), "compile": True},
+            r"compile must be left out, or False, .*got Method",
+        ),
+        (
+            {"method": Method(direction=Momentum())},
+            r'needs "momentum_buffer" .*momentum above 0: set momentum, or train',
+        ),
+        (
+            {"method": Method(ball=L2(scale=AdamMetric())), "momentum": 0.9},
+            r'needs "exp_avg_sq" .*train with thalweg\.SAM',
+        ),
         (
             {"observe": {"a": Maximum("z")}},
             r"observer 'a' must .*SingleNeuron observes \(y_squared\)",

@@ -1,4 +1,4 @@
-"""The step: its base, several minibatches, and the lengths of ε, kept and replayed."""
+"""The step: its base, several minibatches, the lengths of ε, and what methods cost."""
 
 import math
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from thalweg import Method, ThalwegError
+from thalweg.ascent import Between, Every, Gaussian, Linear, Momentum, WithMean
 from thalweg.lab import Digits, Problem, Quadratic, SingleNeuron, simulate
 
 NEURON = SingleNeuron("log_cosh", start=(0.7, 2.0))
@@ -203,6 +204,48 @@ def test_digits_lengths_and_replay():
     np.testing.assert_allclose(yoked.lengths, run.lengths, rtol=1e-5)
     other = simulate(task, seed=[0, 1], replay=run.lengths[::-1], steps=12)
     assert np.abs(other.final["bias2"] - yoked.final["bias2"]).max() > 1e-5
+
+
+def test_where_rho_is_0_it_is_the_gradient_whatever_is_made_of_it():
+    def half(g, h, context):
+        return [0.5 * t for t in h]
+
+    plain = simulate(VALLEY, eta=0.1, steps=20)
+    both = simulate(VALLEY, eta=0.1, rho=[0.0, 0.2], method=Method(combine=half), steps=20)
+    np.testing.assert_array_equal(both.final["w"][0], plain.final["w"])
+    warm = Method(combine=half, schedule=Linear(10, start=0.0, end=1.0))
+    first = simulate(VALLEY, eta=0.1, rho=0.2, method=warm, steps=1)
+    np.testing.assert_allclose(first.final["w"], [1 - 0.1 * 3, -2 + 0.1 * 0.6], rtol=1e-14)
+
+
+def test_a_step_takes_as_many_gradients_as_in_training():
+    class Counted(Quadratic):
+        def gradient(self, params, batch=None):
+            self.count += 1
+            return super().gradient(params, batch)
+
+    for method, wanted in (
+        (Method(), 2),
+        (Method(direction=Momentum()), 1),
+        (Method(direction=Gaussian(), points=(1.0, 1.0)), 2),
+        (Method(ascents=3, points=(0.5, 1.0)), 5),
+        (Method(gate=Every(4)), 1.25),
+        (Method(schedule=Linear(4, start=1.0, end=0.0)), 1.2),
+    ):
+        problem = Counted([1.0, 2.0])
+        problem.count = 0
+        simulate(problem, eta=0.1, rho=0.1, method=method, momentum=0.5, steps=20, observe={})
+        assert problem.count == wanted * 20
+
+
+def test_lengths_are_replayed_whatever_the_law_was():
+    method = Method(size=Between(0.3), schedule=Linear(10), direction=WithMean(0.5, 0.5))
+    settings = {"eta": 0.1, "method": method, "steps": 30, "lengths": True}
+    run = simulate(VALLEY, rho=[0.1, 0.3], **settings)
+    assert len(np.unique(run.lengths.round(6))) > 10
+    again = simulate(VALLEY, replay=run.lengths, **settings)
+    np.testing.assert_allclose(again.lengths, run.lengths, rtol=1e-12)
+    np.testing.assert_allclose(again.final["w"], run.final["w"], rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from thalweg.ascent.filter import (
 )
 from thalweg.ascent.gate import Across, Adaptive, Always, Every, Gate, Random, Reuse, Window
 from thalweg.ascent.method import Method, Perturbation, check_method
-from thalweg.ascent.scale import AdamMetric, FanRatio, Fisher, Magnitude, Scale, Trust
+from thalweg.ascent.scale import AdamMetric, FanRatio, Fisher, Magnitude, Radii, Scale, Trust
 from thalweg.ascent.schedule import Constant, Cosine, FollowLR, Linear, Schedule
 from thalweg.ascent.size import Between, Monge, Size, size
 
@@ -71,6 +71,7 @@ __all__ = [
     "Over",
     "Perturbation",
     "Previous",
+    "Radii",
     "Random",
     "Rescaled",
     "Reuse",

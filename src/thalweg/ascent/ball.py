@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, Protocol, get_args
 
 from torch import Tensor
 
+from thalweg import parameters
 from thalweg.ascent import spectral
 from thalweg.ascent.context import Context, Number, ratio
 from thalweg.ascent.scale import Scale
@@ -77,6 +78,7 @@ class _Scaled:
         Returns:
             s, one tensor per parameter, and n (zero-dimensional; one per cell in the simulator).
         """
+        direction = _wide(direction)
         units = None if self.scale is None else self.scale(direction, context)
         stretched = direction if units is None else _times(units, direction, context)
         found, norm = together(*self.each(stretched, context), self.over, context)
@@ -124,6 +126,7 @@ class L2(_Scaled):
             return _Scaled.sharp(self, direction, context)
         if self.scale is None:
             return direction, context.norm(direction)
+        direction = _wide(direction)
         units = self.scale(direction, context)
         stretched = _times(units, direction, context)
         return _times(units, stretched, context), context.norm(stretched)
@@ -141,14 +144,18 @@ class LInf(_Scaled):
     Example:
         >>> import torch
         >>> LInf().sharp([torch.tensor([3.0, -4.0])], Context())
-        ([tensor([ 7., -7.])], tensor(7.))
+        ([tensor([ 7., -7.])], 7.0)
     """
 
     def each(
         self, direction: Sequence[Tensor], context: Context
     ) -> tuple[Sequence[Tensor], Sequence[Number]]:
         """Return Σ|d| sign(d) and Σ|d| of every tensor."""
-        sums = [d.abs().flatten(context.cells).sum(-1) for d in direction]
+        sums: Sequence[Number]
+        if context.cells:
+            sums = [d.abs().reshape(len(d), -1).sum(1) for d in direction]
+        else:
+            sums = parameters.norms(direction, order=1)
         pairs = zip(sums, direction, strict=True)
         return [context.times(n, d.sign()) for n, d in pairs], sums
 
@@ -157,7 +164,8 @@ class LInf(_Scaled):
 class Spectral(_Scaled):
     """The largest singular value of each matrix: all its singular values become the radius.
 
-    A convolution is the matrix of its filters, a vector a matrix of one column.
+    A convolution is the matrix of its filters, a vector a matrix of one column. A singular value of
+    0 stays; but a gradient of 16 bits has none, as what is lost by rounding has a full rank.
 
     Attributes:
         scale: The units; 1 if ``None``. :class:`~thalweg.ascent.FanRatio` fits.
@@ -238,6 +246,12 @@ def together(
     return _times(shares, each, context), total
 
 
+def _wide(direction: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return tensors that can be multiplied: dense, in float32 for 16 bits, which soon run over."""
+    dense = [d.to_dense() if d.is_sparse else d for d in direction]
+    return [d.float() if d.itemsize == 2 else d for d in dense]
+
+
 def _root(norms: Sequence[Number]) -> Number:
     return sum((n * n for n in norms), start=0.0) ** 0.5 if len(norms) != 1 else norms[0]
 
@@ -245,4 +259,7 @@ def _root(norms: Sequence[Number]) -> Number:
 def _times(
     numbers: Sequence[Number], tensors: Sequence[Tensor], context: Context
 ) -> Sequence[Tensor]:
-    return [context.times(n, t) for n, t in zip(numbers, tensors, strict=True)]
+    return [
+        t * n if isinstance(n, Tensor) and n.shape == t.shape else context.times(n, t)
+        for n, t in zip(numbers, tensors, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""What a part may know of its step beside the gradient, and what it may remember of earlier ones."""
+"""What a part may know of its step beside the gradient, and remember of earlier ones."""
 
 from __future__ import annotations
 
@@ -108,6 +108,8 @@ class Context:
         agreed: The mean over ranks of a number that each rank has its own of.
         layers: Gives for each parameter a number, which the parameters of a layer share; none
             where layers are not known.
+        names: Gives the name of each parameter in the model; none where names are not known.
+        stepped: Whether the base optimizer has taken a step before.
         point: At which of several points around w the gradient is taken next.
         cells: 1 where every tensor has the cells of a grid first, as in the simulator, else 0.
 
@@ -125,6 +127,8 @@ class Context:
     state: Callable[[str], Sequence[Tensor | None]] = _no_state
     agreed: Callable[[Number], Number] = lambda number: number
     layers: Callable[[], Sequence[int]] = tuple
+    names: Callable[[], Sequence[str]] = tuple
+    stepped: bool = False
     point: int = 0
     cells: int = 0
 

@@ -142,7 +142,7 @@ class Momentum:
             ThalwegError: If the base optimizer has stepped and keeps nothing under the key.
         """
         held = context.state(self.key)
-        if context.step > 0 and held and all(t is None for t in held):
+        if context.stepped and held and all(t is None for t in held):
             raise ThalwegError(
                 f'the base optimizer must keep "{self.key}", got none of it: give it a momentum, '
                 'or name what it keeps, such as Momentum(key="exp_avg")'
@@ -265,7 +265,11 @@ class Gaussian:
             One tensor per parameter.
         """
         place = (self.seed, context.step, context.point)
-        noise = [seeded(w, *place, i) for i, w in enumerate(context.weights)]
+        # Every cell draws what it would draw alone: cells come and go.
+        like = [w[0] if context.cells else w for w in context.weights]
+        noise = [seeded(w, *place, i) for i, w in enumerate(like)]
+        if context.cells:
+            noise = [z.expand_as(w) for z, w in zip(noise, context.weights, strict=True)]
         if not self.per_filter:
             return noise
         return [

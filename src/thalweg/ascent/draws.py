@@ -19,7 +19,7 @@ def mixed(*numbers: int) -> int:
         >>> mixed(1, 2) == mixed(1, 2), mixed(1, 2) == mixed(2, 1)
         (True, False)
     """
-    packed = struct.pack(f"<{len(numbers)}q", *numbers)
+    packed = struct.pack(f"<{len(numbers)}Q", *(n % 2**64 for n in numbers))
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.ascent.context import Context
+from thalweg.ascent.shards import gathered, placed
 from thalweg.errors import ThalwegError, number, whole
 
 
@@ -188,12 +189,13 @@ class LargestEntries:
         return [self._kept(d, context.cells) for d in direction]
 
     def _kept(self, tensor: Tensor, cells: int) -> Tensor:
-        if tensor.ndim <= cells:  # a number
+        if tensor.ndim <= cells or not tensor.numel():  # a number, or nothing
             return tensor
-        sizes = tensor.abs().flatten(cells)
+        entries = gathered(tensor).flatten(cells)
+        sizes = entries.abs()
         count = max(1, round(self.share * sizes.shape[-1]))
         least = torch.topk(sizes, count, dim=-1).values[..., -1:]
-        return torch.where(sizes >= least, tensor.flatten(cells), 0.0).view_as(tensor)
+        return placed(torch.where(sizes >= least, entries, 0.0).view(tensor.shape), tensor)
 
 
 @dataclass(frozen=True, slots=True)

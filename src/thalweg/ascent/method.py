@@ -171,6 +171,12 @@ class Method:
                 f"gate must be decided beforehand where no ascent gradient is taken, got "
                 f"{self.gate!r} and {self.direction!r}"
             )
+        for slot in ("combine", "reuse"):
+            if not self.looks and getattr(self, slot) not in (None, SAMGradient()):
+                raise ThalwegError(
+                    f"{slot} must be left out where no ascent gradient is taken, got "
+                    f"{getattr(self, slot)!r} and {self.direction!r}"
+                )
         if self.ascents > 1 and not self.looks:
             raise ThalwegError(
                 f"ascents must be 1 where no ascent gradient is taken, got {self.ascents} and "

@@ -36,17 +36,19 @@ class Magnitude:
 
     Attributes:
         offset: η, so that a weight of 0 can move.
-        biases: Whether vectors (biases, gains of normalization layers) are scaled, too; else their
-            S is 1. The authors' code leaves them out; the most copied port scales them, and needs
-            another rho.
+        biases: Whether biases are scaled, too; else their S is 1, as in the authors' code. The most
+            copied port scales them, and needs another rho. A bias is told by its name; where names
+            are not known every vector is taken for one.
 
     Source:
         Kwon et al., ASAM: Adaptive Sharpness-Aware Minimization, ICML 2021.
 
     Example:
-        >>> context = Context(weights=[torch.tensor([[-2.0]]), torch.tensor([3.0])])
-        >>> Magnitude(0.5)([], context)
+        >>> weights = [torch.tensor([[-2.0]]), torch.tensor([3.0])]
+        >>> Magnitude(0.5)([], Context(weights=weights))
         [tensor([[2.5000]]), 1.0]
+        >>> Magnitude(0.5)([], Context(weights=weights, names=lambda: ["0.weight", "1.weight"]))
+        [tensor([[2.5000]]), tensor([3.5000])]
     """
 
     offset: float = 0.01
@@ -58,10 +60,16 @@ class Magnitude:
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Number]:
         """Return |w| + offset."""
-        return [
-            w.detach().abs() + self.offset if self.biases or _dimensions(w, context) > 1 else 1.0
-            for w in context.weights
+        sizes = context.weights
+        if self.biases:
+            return [w.detach().abs() + self.offset for w in sizes]
+        names = context.names() or [""] * len(sizes)
+        apart = [
+            "bias" in name if name else _dimensions(w, context) < 2
+            for name, w in zip(names, sizes, strict=True)
         ]
+        pairs = zip(apart, sizes, strict=True)
+        return [1.0 if one else w.detach().abs() + self.offset for one, w in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,46 @@ class FanRatio:
 
 
 @dataclass(frozen=True, slots=True)
+class Radii:
+    """A number of its own for each tensor.
+
+    Attributes:
+        values: As many as tensors are perturbed, in the order of the base optimizer.
+
+    Raises:
+        ThalwegError: If they are not numbers from 0, or are not as many.
+
+    Example:
+        >>> Radii((1.0, 0.5))([torch.ones(2), torch.ones(3)], Context())
+        [1.0, 0.5]
+    """
+
+    values: tuple[float, ...]
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        try:
+            values = tuple(number("each of values", v, at_least=0) for v in self.values)
+        except TypeError:
+            values = ()
+        if not values:
+            raise ThalwegError(
+                f"values must be a tuple of numbers such as (1.0, 0.5), got {self.values!r}"
+            )
+        object.__setattr__(self, "values", values)
+
+    def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Number]:
+        """Return the numbers."""
+        if len(self.values) != len(direction):
+            raise ThalwegError(
+                f"values must be as many as the tensors that are perturbed, got "
+                f"{len(self.values)} for {len(direction)} tensors: give one for each that the "
+                "filter lets through and that has a gradient"
+            )
+        return list(self.values)
+
+
+@dataclass(frozen=True, slots=True)
 class AdamMetric:
     """The metric of Adam: S = (v̂ + floor)^(-1/4), v̂ its bias-corrected second moment.
 
@@ -137,7 +185,7 @@ class AdamMetric:
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Number]:
         """Return v̂^(-1/4)."""
         held = context.state("exp_avg_sq")
-        if context.step > 0 and held and all(v is None for v in held):
+        if context.stepped and held and all(v is None for v in held):
             raise ThalwegError(
                 'the base optimizer must keep "exp_avg_sq", as Adam and AdamW do, got none of it: '
                 "choose one of these, or another scale"
@@ -145,8 +193,13 @@ class AdamMetric:
         steps = context.state("step")
         found: list[Number] = []
         for v, t in zip(held, steps, strict=True):
-            count = context.step if t is None else t
-            found.append(1.0 if v is None else (v / (1 - self.decay**count) + self.floor) ** -0.25)
+            if v is None:
+                found.append(1.0)
+                continue
+            # Torch counts in float32, where 1 - β₂ᵗ loses four digits.
+            count = max(context.step, 1) if t is None else torch.as_tensor(t).double()
+            wide = v.float() if v.itemsize == 2 else v  # 16 bits cannot hold the floor
+            found.append((wide / (1 - self.decay**count) + self.floor) ** -0.25)
         return found
 
 

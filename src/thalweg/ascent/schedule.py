@@ -19,17 +19,24 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The radius is the group's rho, which a scheduler may move.
+    """The radius is a multiple of the group's rho, which a scheduler may move.
+
+    Attributes:
+        times: The multiple.
 
     Example:
         >>> Constant()(0.05, step=7, lr=0.1)
         0.05
     """
 
+    times: float = 1.0
     stateless: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", number("times", self.times, at_least=0))
+
     def __call__(self, rho: float, step: int, lr: float) -> float:
-        """Return rho unchanged.
+        """Return that multiple of rho.
 
         Args:
             rho: The group's rho.
@@ -39,7 +46,7 @@ class Constant:
         Returns:
             The radius.
         """
-        return rho
+        return rho * self.times
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,9 @@ class Linear:
         for name in ("start", "end"):
             object.__setattr__(self, name, number(name, getattr(self, name), at_least=0))
         if self.start == self.end:
-            raise ThalwegError(f"start and end must differ, got {self.start} twice: use Constant()")
+            raise ThalwegError(
+                f"start and end must differ, got {self.start} twice: use Constant({self.start:g})"
+            )
 
     def __call__(self, rho: float, step: int, lr: float) -> float:
         """Return the radius at this step.

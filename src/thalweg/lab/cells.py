@@ -42,6 +42,7 @@ class Cells:
             w=w,
             v={k: torch.zeros_like(t) for k, t in w.items()} if momentum else {},
             length={"": torch.zeros_like(settings.eta)} if lengths else {},
+            memory={},
         )
         self.index = torch.arange(len(settings.seeds), device=settings.seeds.device)
         self.step = 0

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.ascent import Constant, Schedule
 from thalweg.errors import ThalwegError, quantity
 from thalweg.lab.problems import Params, Problem
 
@@ -19,11 +20,14 @@ class State(NamedTuple):
         w: Parameters.
         v: Velocities; no entries without momentum.
         length: The length of the latest ε under the name ``""``; no entry where it is not kept.
+        memory: What the parts of the method remember; a number of no dimension is that of every
+            cell.
     """
 
     w: Params
     v: Params
     length: Params
+    memory: Params
 
 
 class Grid(NamedTuple):
@@ -34,22 +38,33 @@ class Grid(NamedTuple):
         rho: Radius.
         power: The normalization; one float where it is the same for all cells.
         seeds: Seeds.
+        step: How many steps went before; 0 throughout where the method does not ask.
     """
 
     eta: Tensor
     rho: Tensor
     power: Tensor | float
     seeds: Tensor
+    step: int = 0
 
     def pick(self, cells: Tensor | slice) -> Grid:
         """Return the settings of some cells, by index, mask or slice."""
         power = self.power if isinstance(self.power, float) else self.power[cells]
-        return Grid(self.eta[cells], self.rho[cells], power, self.seeds[cells])
+        return Grid(self.eta[cells], self.rho[cells], power, self.seeds[cells], self.step)
+
+    def radius(self, schedule: Schedule, step: int) -> Tensor:
+        """Return the radius of every cell at a step, by its own rho and eta."""
+        if isinstance(schedule, Constant):
+            return self.rho
+        both = torch.stack([self.rho, self.eta], 1)
+        kinds, which = torch.unique(both, dim=0, return_inverse=True)
+        found = [max(0.0, schedule(rho, step, eta)) for rho, eta in kinds.tolist()]
+        return self.rho.new_tensor(found)[which]
 
 
 def pick(state: State, cells: Tensor | slice) -> State:
     """Return the state of some cells, by index, mask or slice."""
-    return State(*({k: t[cells] for k, t in params.items()} for params in state))
+    return State(*({k: t[cells] if t.ndim else t for k, t in part.items()} for part in state))
 
 
 def column(value: float | Tensor, like: Tensor) -> Tensor:

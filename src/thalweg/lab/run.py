@@ -32,6 +32,7 @@ class Given:
 
     Args:
         problem: Has the stream of minibatches, if there is one.
+        steady: Whether the step itself is the same every time; else it is told which one it is.
         settings: One entry per cell of the program.
         replay: Lengths of ε, (steps, cells of the grid); ``None`` where rho and power decide. With
             a power of 1, a length is a rho that changes with the step.
@@ -39,10 +40,17 @@ class Given:
     """
 
     def __init__(
-        self, problem: Problem, settings: Grid, replay: Tensor | None, index: Tensor
+        self,
+        problem: Problem,
+        settings: Grid,
+        replay: Tensor | None,
+        index: Tensor,
+        *,
+        steady: bool,
     ) -> None:
         self.settings, self.replay, self.index = settings, replay, index
         self.stream = problem.stream(settings.seeds)
+        self._same = steady
 
     def __call__(self, t: int) -> tuple[Grid, Any]:
         """Return the settings and the minibatch of step t."""
@@ -52,6 +60,8 @@ class Given:
             # Where no length was kept, the cell had diverged: so does this one.
             eta = torch.where(length.isnan(), math.nan, settings.eta)
             settings = settings._replace(rho=length, eta=eta)
+        if not self._same:
+            settings = settings._replace(step=t)
         return settings, self.stream(t) if self.stream else None
 
     def block(self, block: slice) -> Given:
@@ -63,7 +73,7 @@ class Given:
     @property
     def steady(self) -> bool:
         """Whether every step is given the same, so that a cell which stands still stays so."""
-        return self.stream is None and self.replay is None
+        return self._same and self.stream is None and self.replay is None
 
 
 def run(
@@ -90,13 +100,17 @@ def run(
         replay: The length of ε at every step, (steps, cells of the grid), or ``None``.
         lengths: Where the lengths of ε are written, of the same shape, or ``None``.
     """
-    given = Given(cells.problem, cells.settings, replay, cells.index)
+
+    def give() -> Given:
+        return Given(cells.problem, cells.settings, replay, cells.index, steady=step.steady)
+
+    given = give()
     # Once a large block has been freed, the C library keeps what later operations free. Until then
     # it may give every temporary back to the system, and fetch it again page by page.
     torch.empty(31 * 2**20, dtype=torch.uint8)
     with contextlib.ExitStack() as stack:
         advance: _Advance = stack.enter_context(_compiled(step)) if compile else step
-        walk = _Walk(advance, _block(cells, compile=compile), lengths)
+        walk = _Walk(advance, _block(cells, step, compile=compile), lengths)
         while cells.step < steps and len(cells.index):
             stretch = min(_STRETCH, steps - cells.step, cells.until_look())
             before = cells.state
@@ -112,14 +126,17 @@ def run(
             if bool((left | rest).any()):
                 cells.drop(left | rest)
                 if len(cells.index):
-                    given = Given(cells.problem, cells.settings, replay, cells.index)
+                    given = give()
             cells.look()
             tell(cells.step)
 
 
-def _block(cells: Cells, *, compile: bool) -> int | None:
-    """How many numbers to a block; accelerators and matrix products want all at once."""
-    if not cells.problem.elementwise or cells.index.device.type != "cpu":
+def _block(cells: Cells, step: Step, *, compile: bool) -> int | None:
+    """How many numbers to a block; accelerators and matrix products want all at once.
+
+    So do methods that change with the step: what they remember may be there in some cells alone.
+    """
+    if not cells.problem.elementwise or cells.index.device.type != "cpu" or not step.steady:
         return None
     return _BLOCK_COMPILED if compile else _BLOCK
 
@@ -182,19 +199,15 @@ def _trace(
 ) -> None:
     """Follow cells that leave their bounds within a stretch; keep the last state within."""
     settings = cells.settings.pick(left)
-    given = Given(cells.problem, settings, replay, cells.index[left])
+    given = Given(cells.problem, settings, replay, cells.index[left], steady=step.steady)
     inside = torch.ones_like(settings.seeds, dtype=torch.bool)
     taken = torch.full_like(settings.seeds, cells.step)
     for t in range(cells.step, cells.step + stretch):
         after = step(state, *given(t))
         inside = inside & ~cells.out_of_bounds(after)
         taken += inside
-        state = State(
-            *(
-                {k: torch.where(column(inside, t), t, old[k]) for k, t in new.items()}
-                for new, old in zip(after, state, strict=True)
-            )
-        )
+        kept = {k: torch.where(column(inside, t), t, state.w[k]) for k, t in after.w.items()}
+        state = after._replace(w=kept)
     cells.leave(left, state, taken, diverged=True)
 
 

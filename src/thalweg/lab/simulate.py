@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shutil
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.ascent import Method, check_method
+from thalweg.ascent import AllParameters, Constant, Method, check_method
 from thalweg.errors import ThalwegError, number, whole
 from thalweg.lab.cells import Cells
 from thalweg.lab.grid import broadcast, lengths_of
@@ -42,9 +43,10 @@ class Simulation:
         diverged: Whether a cell left every bound.
         steps_run: How many steps a cell took until it diverged, converged, or the end came.
         observed: What the observers kept.
-        lengths: The length of ε at every step, ‖ε_t‖, shape (grid..., steps): on several
-            minibatches their mean; NaN from the step on at which a cell diverged; of a cell at
-            rest the latest. ``None`` unless asked for.
+        lengths: The length of ε at every step, ‖ε_t‖, shape (grid..., steps): of several ascents
+            their sum, on several points or minibatches the mean, 0 where the gate was closed; NaN
+            from the step on at which a cell diverged; of a cell at rest the latest. ``None``
+            unless asked for.
         compiled: Whether the step was compiled.
         seconds: Wall time.
 
@@ -90,29 +92,34 @@ def simulate(
     ``eta``, ``rho``, ``power`` and ``seed`` broadcast against each other; the result has their
     common shape. A cell that diverges or converges is frozen, and costs nothing soon after.
     Where the problem's stream gives a list of minibatches for a step, each takes its own ascent
-    and the SAM gradients are averaged: m-SAM.
+    and the SAM gradients are averaged: m-SAM. Every part of a method does here what it does in
+    :class:`thalweg.SAM`; filters choose by the names of the problem's parameters, and of the base
+    optimizer's state there is ``"momentum_buffer"``. A step with several minibatches counts as so
+    many steps for gates, schedules and memory.
 
     Args:
         problem: The loss with its start.
         eta: Step size, in parameter units per gradient unit; the problem's own if ``None``.
         rho: Radius, in the units of ``power``; 0 is gradient descent.
         power: The normalization p, 1 if ``None``; without a cap, as on paper.
-        method: Parts other than the default ones; its power and its cap are used.
+        method: Parts other than the default ones; its power and its cap are used. A part of your
+            own may depend on the step unless it has an attribute ``stateless``, which is True.
         steps: How many steps, the same for every cell.
         seed: Seeds, for problems that draw something.
         momentum: As in torch's SGD; the problem's own if ``None``.
         nesterov: As in torch's SGD.
         weight_decay: As in torch's SGD: added to the SAM gradient. ε is made without it.
         decoupled: Multiply w by 1 - eta·weight_decay before the step instead, as AdamW does.
-        lengths: Whether to keep the length of every ε.
+        lengths: Whether to keep the length of every ε, in the norm of the method's ball.
         replay: The lengths of ε, instead of those that ``rho`` and ``power`` would give: an array
             whose last axis is the steps, such as ``lengths`` of another run. The rest of its
-            shape broadcasts with the grid. NaN ends a cell as diverged; the cap of ``method``
-            stays in force.
+            shape broadcasts with the grid. NaN ends a cell as diverged; cap and gate of ``method``
+            stay in force.
         observe: Observers by the name under which the result lists them; the final value of every
             quantity of the problem if ``None``.
         device: Where; the CPU if ``None``.
         compile: Whether one step is compiled; where it pays and there is a compiler if ``None``.
+            A method that depends on the step or on earlier ones (gates, schedules, memory) is not.
         ceiling: A cell has diverged when a parameter exceeds this in size, or is NaN, at a look
             that is taken at least every 100 steps. The fourth root of the largest number if
             ``None``, so that squares of squares are finite.
@@ -149,11 +156,6 @@ def simulate(
         method, power = Method(max_norm=math.inf), 1.0 if power is None else power
     else:
         power = method.power
-    for slot in ("filter", "gate", "schedule"):
-        if getattr(method, slot) != getattr(Method(), slot):
-            raise ThalwegError(
-                f"method must have its usual {slot} in the simulator, got {getattr(method, slot)!r}"
-            )
     try:
         where = torch.device(device or "cpu")
         torch.empty(0, device=where)
@@ -167,15 +169,26 @@ def simulate(
     )
     if kept is not None:  # a length is a rho at power 1
         settings = settings._replace(power=1.0)
+        method = dataclasses.replace(
+            method, power=1.0, size=None, max_norm=method.cap, schedule=Constant()
+        )
         kept = kept.expand(*shape, steps).reshape(-1, steps).T.contiguous()
     beta = problem.momentum if momentum is None else momentum
     base = Base(beta, nesterov, weight_decay, decoupled)
     bound = torch.finfo(problem.dtype).max ** 0.25
     bound = number("ceiling", bound if ceiling is None else ceiling, above=0)
-    perturb = kept is not None or bool((settings.rho > 0).any())
-    step = Step(problem, method, base, perturb=perturb, lengths=lengths)
+    changing = not isinstance(method.schedule, Constant)
+    perturb = kept is not None or changing or bool((settings.rho > 0).any())
+    chosen = _chosen(problem, method, settings.seeds)
+    step = Step(problem, method, base, perturb=perturb, lengths=lengths, chosen=chosen)
+    if compile and not step.steady:
+        raise ThalwegError(
+            "compile must be left out, or False, for a method that depends on the step or on "
+            f"earlier ones, got {method!r}"
+        )
     if compile is None:
-        compile = problem.elementwise and len(settings.eta) * steps >= _PAYS and has_compiler()
+        pays = problem.elementwise and len(settings.eta) * steps >= _PAYS
+        compile = step.steady and pays and has_compiler()
     label = type(problem).__name__ if progress is None else progress
     with torch.no_grad():
         if observe is None:
@@ -220,6 +233,20 @@ def simulate(
         seconds=time.perf_counter() - clock,
         lengths=None if noted is None else shaped(after_the_end(noted, cells).T),
     )
+
+
+def _chosen(problem: Problem, method: Method, seeds: Tensor) -> list[str] | None:
+    """The names of the parameters that are perturbed; ``None`` for all of them."""
+    if isinstance(method.filter, AllParameters) or not len(seeds):
+        return None
+    w = problem.start(seeds[:1])
+    chosen = [name for name, t in w.items() if method.filter(t[0], name, None)]
+    if not chosen:
+        raise ThalwegError(
+            f"filter must choose among {', '.join(w)} by name or by shape, got {method.filter!r}, "
+            "which chooses none: the simulator knows of no modules"
+        )
+    return chosen
 
 
 def has_compiler() -> bool:

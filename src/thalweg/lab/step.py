@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from thalweg import parameters
-from thalweg.ascent import Context, Method
+from thalweg.ascent import Constant, Method, Perturbation, SAMGradient
 from thalweg.errors import ThalwegError, number
 from thalweg.lab.grid import Grid, State, column, minibatches
+from thalweg.lab.here import Here, Memory
 from thalweg.lab.problems import Params, Problem
 
 
@@ -48,25 +50,45 @@ class Base:
 class Step:
     """One step of SAM for every cell.
 
+    It takes as many gradients as a step of training, but where a gate decides by the gradient: then
+    all cells climb, and those whose gate is closed do not use it.
+
     Args:
         problem: Gives the gradients.
         method: Its parts make ε and combine the gradients.
         base: What is done with the SAM gradient.
         perturb: Whether any ε may differ from 0.
         lengths: Whether the state notes how long ε was.
+        chosen: The names of the parameters that are perturbed; all if ``None``.
     """
 
     def __init__(
-        self, problem: Problem, method: Method, base: Base, *, perturb: bool, lengths: bool = False
+        self,
+        problem: Problem,
+        method: Method,
+        base: Base,
+        *,
+        perturb: bool,
+        lengths: bool = False,
+        chosen: Sequence[str] | None = None,
     ) -> None:
         self.problem, self.method, self.base = problem, method, base
-        self.perturb, self.lengths = perturb, lengths
+        self.perturb, self.lengths, self.chosen = perturb, lengths, chosen
+        #: Whether every step does the same; only then may it be compiled.
+        self.steady = method.stateless and isinstance(method.schedule, Constant)
+        # Where ε is 0, the gradient uphill is the one here, and no other needs to be put there.
+        self._same = method.stateless and isinstance(method.combine, SAMGradient)
 
     def __call__(self, state: State, settings: Grid, batch: Any) -> State:
         """Return the state one step later."""
-        w, v, _ = state
-        # m-SAM: each minibatch takes its own ascent
-        each = [self.sam_gradient(w, settings, part) for part in minibatches(self.problem, batch)]
+        w, v, memory = state.w, state.v, Memory(state.memory)
+        # m-SAM: each minibatch takes its own ascent, and counts as a step of the method
+        parts = minibatches(self.problem, batch)
+        first = settings.step * len(parts)
+        each = [
+            self.sam_gradient(w, settings, part, v, memory, first + i)
+            for i, part in enumerate(parts)
+        ]
         u, length = each[0] if len(each) == 1 else map(_mean, zip(*each, strict=True))
         base = self.base
         if base.weight_decay and not base.decoupled:
@@ -78,23 +100,120 @@ class Step:
             keep = 1 - settings.eta * base.weight_decay
             w = {k: column(keep, t) * t for k, t in w.items()}
         w = {k: torch.addcmul(w[k], column(settings.eta, w[k]), u[k], value=-1) for k in w}
-        return State(w, v, length)
+        return State(w, v, length, memory.known)
 
-    def sam_gradient(self, w: Params, settings: Grid, batch: Any) -> tuple[Params, Params]:
-        """Return the SAM gradient on one minibatch, and the length of its ε where it is kept."""
-        g = self.problem.gradient(w, batch)
-        if not self.perturb:
-            return g, {"": torch.zeros_like(settings.eta)} if self.lengths else {}
-        context = Context(norm=parameters.cell_norms, cells=1)
-        p = self.method.perturbation([*g.values()], settings.rho, settings.power, context=context)
-        epsilon = zip(g, p.direction, strict=True)
-        uphill = {k: torch.addcmul(w[k], column(p.factor, d), d) for k, d in epsilon}
-        h = self.problem.gradient(uphill, batch)
-        u = dict(zip(w, self.method.combine([*g.values()], [*h.values()], context), strict=True))
-        return u, {"": torch.as_tensor(p.length)} if self.lengths else {}
+    def sam_gradient(
+        self,
+        w: Params,
+        settings: Grid,
+        batch: Any,
+        v: Params | None = None,
+        memory: Memory | None = None,
+        step: int = 0,
+    ) -> tuple[Params, Params]:
+        """Return the SAM gradient on one minibatch, and the length of its ε where it is kept.
+
+        Args:
+            w: The parameters.
+            settings: Of every cell.
+            batch: The minibatch.
+            v: Velocities, for directions that are made of them.
+            memory: What the parts remember; it learns of this step.
+            step: How many steps went before.
+        """
+        method, memory = self.method, Memory({}) if memory is None else memory
+        here = Here(w, self.chosen or [*w], v or {}, memory, step)
+        rho = settings.radius(method.schedule, step)
+        opened = self.perturb and method.gate(step)  # None: the gradient will tell
+        resting = not isinstance(method.schedule, Constant) and not bool((rho > 0).any())
+        if opened is False or resting:
+            only = self.problem.gradient(w, batch)
+            return self._reused(only, here, closed=opened is False), self._length(rho, [], None)
+
+        live = None if self._same else rho > 0
+        g: Params = {}
+        way: list[Perturbation] = []
+        for i in range(method.looks * method.ascents):
+            found = self.problem.gradient(here.moved(way), batch)
+            if i == 0:
+                g = found
+                live = self._judged(g, here, live) if opened is None else live
+            each = rho if method.ascents == 1 else rho / method.ascents
+            way.append(self._perturbation(here.some(found), each, settings, here, live))
+        ways, uphill = [], []
+        for point, share in enumerate(method.points):
+            if not method.looks:
+                way = [self._perturbation([], rho, settings, here, live, point)]
+            ways.append(way)
+            uphill.append(self.problem.gradient(here.moved(way, share), batch))
+        h = uphill[0] if len(uphill) == 1 else _mean(tuple(uphill))
+        self._learn(g, h, here, live)
+        u = h
+        if method.looks and not isinstance(method.combine, SAMGradient):
+            u = here.named(method.combine(here.every(g), here.every(h), here.context()))
+        if method.looks and live is not None:
+            closed = self._reused(g, here, closed=opened is None)
+            u = _chosen(live, u, _chosen(rho > 0, closed, g))
+        return u, self._length(rho, ways, live)
+
+    def _judged(self, g: Params, here: Here, live: Tensor | None) -> Tensor:
+        """Which of the cells that may climb do, now that the gate knows the gradient."""
+        gradient, context = here.some(g), here.context(here.names)
+        assert live is not None
+        opened: Tensor = self.method.gate.judge(gradient, context)  # type: ignore[attr-defined]
+        here.memory.settle(context.norm(gradient), live)
+        return live & opened
+
+    def _perturbation(
+        self,
+        gradient: Sequence[Tensor],
+        rho: Tensor,
+        settings: Grid,
+        here: Here,
+        live: Tensor | None,
+        point: int = 0,
+    ) -> Perturbation:
+        context = here.context(here.names, point)
+        p = self.method.perturbation(gradient, rho, settings.power, context=context)
+        here.memory.settle(p.norm, live)
+        return p
+
+    def _learn(self, g: Params, h: Params, here: Here, live: Tensor | None) -> None:
+        """Tell the parts that want to know the gradient at w + ε."""
+        method, learn = self.method, getattr(self.method.direction, "learn", None)
+        if learn is None and method.reuse is None:
+            return
+        uphill, context = here.every(h), here.context()
+        if learn is not None:
+            learn(uphill, context)
+        if method.reuse is not None and method.looks:
+            method.reuse.learn(here.every(g), uphill, context)
+        here.memory.settle(context.norm(uphill), live)
+
+    def _reused(self, g: Params, here: Here, *, closed: bool) -> Params:
+        """What a step gets that does not climb."""
+        if self.method.reuse is None or not closed or not self.perturb:
+            return g
+        return here.named(self.method.reuse(here.every(g), here.context()))
+
+    def _length(self, rho: Tensor, ways: list[list[Perturbation]], live: Tensor | None) -> Params:
+        """How long the way uphill was, where that is kept; the mean over the points."""
+        if not self.lengths:
+            return {}
+        if not ways:
+            return {"": torch.zeros_like(rho)}
+        each = [p.length for way in ways for p in way]
+        length = torch.as_tensor(each[0] if len(each) == 1 else sum(each) / len(ways))
+        return {"": length if live is None else torch.where(live, length, 0.0)}
+
+
+def _chosen(cells: Tensor, yes: Params, no: Params) -> Params:
+    if yes is no:
+        return no
+    return {k: torch.where(column(cells, t), t, no[k]) for k, t in yes.items()}
 
 
 def _mean(parts: tuple[Params, ...]) -> Params:
-    """The mean of what the minibatches of a step gave."""
+    """The mean of what the points, or the minibatches, of a step gave."""
     first, *others = parts
     return {k: sum((p[k] for p in others), start=t) / len(parts) for k, t in first.items()}

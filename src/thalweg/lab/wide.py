@@ -1,17 +1,14 @@
-"""Digits with a network whose training looks the same at every width, and balls for its ε."""
+"""Digits with a network whose training looks the same at every width."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.ascent import Context, Number
 from thalweg.lab import data
 from thalweg.lab.digits import Digits
 from thalweg.lab.problems import Params
@@ -102,50 +99,6 @@ class WideDigits(Digits):
     def _right(self, params: Params, rows: Tensor, targets: Tensor) -> Tensor:
         outputs = self.inputs(params, self._images(params, rows))[-1]
         return (outputs.argmax(-1) == targets[rows].to(outputs.device)).to(self.dtype).mean(-1)
-
-
-@dataclass(frozen=True)
-class OneBall:
-    """One Euclidean ball for all the matrices W = s·w together, told in terms of w.
-
-    Attributes:
-        scales: s of every matrix.
-    """
-
-    scales: tuple[float, ...]
-
-    def sharp(
-        self, direction: Sequence[Tensor], context: Context
-    ) -> tuple[Sequence[Tensor], Number]:
-        """Return what ε in w is for a perturbation along the gradient in W, and its norm there."""
-        scaled = [*zip(direction, self.scales, strict=True)]
-        return [g / s**2 for g, s in scaled], context.norm([g / s for g, s in scaled])
-
-
-@dataclass(frozen=True)
-class OwnBalls:
-    """A Euclidean ball for every matrix W = s·w, of the radius that the rule for the width gives.
-
-    Attributes:
-        scales: s of every matrix.
-        radii: Radius of every matrix's ball where rho is 1.
-    """
-
-    scales: tuple[float, ...]
-    radii: tuple[float, ...]
-
-    def sharp(
-        self, direction: Sequence[Tensor], context: Context
-    ) -> tuple[Sequence[Tensor], Number]:
-        """Return the unit-ball maximizer times the dual norm, and that norm, Σ r‖g‖/s."""
-        reaches = [radius / s for radius, s in zip(self.radii, self.scales, strict=True)]
-        sizes = [torch.as_tensor(context.norm([g])) for g in direction]
-        dual = sum((r * n for r, n in zip(reaches, sizes, strict=True)), torch.zeros(()))
-        # A matrix without a gradient stays where it is.
-        factors = [
-            torch.where(n > 0, dual * r / n, 0.0) for r, n in zip(reaches, sizes, strict=True)
-        ]
-        return [f.view(-1, 1, 1) * g for f, g in zip(factors, direction, strict=True)], dual
 
 
 def training_set(task: Digits, seed: int) -> tuple[Tensor, Tensor]:

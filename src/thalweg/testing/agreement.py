@@ -69,6 +69,7 @@ def _two_passes(bench: Bench, form: str, dtype: torch.dtype, tolerance: float) -
     "two plain passes give the same gradient to 1e-6 in float32, at each of 20 steps",
     depends_on_base=True,
     depends_on_power=True,
+    of_formula=True,
 )
 def two_passes_float32(bench: Bench, form: str) -> None:
     """See :func:`_two_passes`."""
@@ -79,6 +80,7 @@ def two_passes_float32(bench: Bench, form: str) -> None:
     "two plain passes give the same gradient to 1e-13 in float64, at each of 20 steps",
     depends_on_base=True,
     depends_on_power=True,
+    of_formula=True,
 )
 def two_passes_float64(bench: Bench, form: str) -> None:
     """See :func:`_two_passes`."""

@@ -36,15 +36,16 @@ def _train(trial: Trial, form: str, steps: range) -> None:
 
 @check("resuming from optimizer.state_dict() is bit-identical", depends_on_base=True)
 def resume(bench: Bench, form: str) -> None:
-    """Three steps, a file, three more; the model's and the optimizer's states are all there is."""
+    """Three steps, a file, three more; of the states of the model, the optimizer and the method."""
     straight = Trial(bench, net(nn.BatchNorm1d(8, affine=False)))
     _train(straight, form, range(3))
     model, optimizer = straight.model.state_dict(), straight.driver.optimizer.state_dict()
-    file = _saved((model, optimizer))
+    file = _saved((model, optimizer, straight.driver.state_dict()))
     _train(straight, form, range(3, 6))
     resumed = Trial(bench, net(nn.BatchNorm1d(8, affine=False)))
     resumed.model.load_state_dict(file[0])
     resumed.driver.optimizer.load_state_dict(file[1])
+    resumed.driver.load_state_dict(file[2])
     _train(resumed, form, range(3, 6))
     gap = {n: t.double() - everything(resumed.model)[n] for n, t in weights(straight.model).items()}
     require(
@@ -53,7 +54,7 @@ def resume(bench: Bench, form: str) -> None:
     )
 
 
-@check("rho survives a checkpoint")
+@check("rho survives a checkpoint", of_formula=True)
 def rho_survives(bench: Bench, form: str) -> None:
     """Saved with rho = 0.3, loaded into a SAM built with 0.1."""
     saved = Trial(bench, net(), rho=0.3)
@@ -66,7 +67,7 @@ def rho_survives(bench: Bench, form: str) -> None:
     require(math.isclose(far, 0.3, rel_tol=1e-4), f"‖ε‖ is {far:.3g} after loading, not 0.3")
 
 
-@check("a checkpoint of the bare base optimizer loads")
+@check("a checkpoint of the bare base optimizer loads", of_formula=True)
 def bare_checkpoint(bench: Bench, form: str) -> None:
     """Its momentum is taken up, and SAM goes on with its own rho."""
     model = net()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
-from thalweg.testing.protocol import Failed
+from thalweg.testing.protocol import Failed, NotOffered
 from thalweg.testing.suite import Bench, check
 from thalweg.testing.trial import Trial, everything, length, mse, net, require, same, weights
 
@@ -17,9 +19,15 @@ def _restore(bench: Bench, dtype: torch.dtype) -> None:
     before = weights(trial.model)
     places = [p.data_ptr() for p in trial.model.parameters()]
     forms = list(trial.driver.forms)
+    turn = max(1, min(8, bench.long // len(forms)))  # in eight steps a gate opens
+    used, uphill = set(), set()
     for step in range(bench.long):
-        trial.step(forms[step % len(forms)], mse(step % 20, dtype))
-        require(step >= len(forms) or length(trial.moved) > 0, "the second pass is not uphill")
+        form = forms[step // turn % len(forms)]
+        used.add(form)
+        trial.step(form, mse(step % 20, dtype))
+        if step < turn * len(forms) and length(trial.moved) > 0:
+            uphill.add(form)
+    require(uphill == used, "the last pass is not uphill")
     changed = sum(int((a != b).sum()) for a, b in _pairs(before, weights(trial.model)))
     share = changed / sum(t.numel() for t in before.values())
     require(not changed, f"{share:.0%} of the weights drifted")
@@ -50,6 +58,8 @@ for _dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
 def _layers(bench: Bench, form: str, momentum: float | None) -> tuple[nn.Module, nn.Module]:
     """Return the network after 5 steps, and one after 5 forwards with the same weights."""
     trial = Trial(bench, net(nn.BatchNorm1d(8, momentum=momentum)), rho=0.5)
+    if trial.last == 0:
+        raise NotOffered("a pass at the weights themselves")
     plain = net(nn.BatchNorm1d(8, momentum=momentum))
     for step in range(5):
         plain.load_state_dict(weights(trial.model), strict=False)
@@ -96,7 +106,7 @@ def dropout_replayed(bench: Bench) -> None:
         torch.manual_seed(3)
         trial.step(form, mse(0))
         hook.remove()
-        replayed[form] = torch.equal(seen[0], seen[1])
+        replayed[form] = all(torch.equal(seen[0], other) for other in seen[1:])
         if form in trial.driver.first_pass_outside and not replayed[form]:
             del replayed[form]
     wrong = [form for form, well in replayed.items() if not well]
@@ -128,28 +138,35 @@ class _StopNow(KeyboardInterrupt):
 def _interrupted(bench: Bench, form: str, in_pass: int, stop: type[BaseException]) -> None:
     """Interrupt a pass after its forward, then take a step beside a fresh candidate."""
     trial, one_pass = (Trial(bench, net(nn.BatchNorm1d(8)), rho=0.5) for _ in range(2))
-    before = everything(trial.model)
+    if in_pass > trial.last:
+        raise NotOffered("steps of two gradients")
     places = [p.data_ptr() for p in trial.model.parameters()]
-    mse(0)(one_pass.model)
 
     def stopped(forward: nn.Module) -> torch.Tensor:
         mse(0)(forward)
         raise stop("stop")
 
-    try:
-        trial.step(form, *[mse(0)] * in_pass, stopped)
-    except stop:
-        pass
+    for _ in range(8 if in_pass and 1 in trial.driver.passes else 1):  # until a gate opens
+        before = everything(trial.model)
+        try:
+            trial.step(form, *[mse(0)] * in_pass, stopped)
+        except stop:
+            break
     else:
         raise Failed("the exception was swallowed")
     now = everything(trial.model)
+    one_pass.model.load_state_dict(before)
+    mse(0)(one_pass.model)
     away = {n: now[n].double() - before[n].double() for n in weights(trial.model)}
     require(length(away) == 0, f"the weights are {length(away):.3g} away")
     require(places == [p.data_ptr() for p in trial.model.parameters()], "storage has changed")
-    ok = same(now, before) or same(now, everything(one_pass.model))
+    uphill = trial.last == 0  # there, the only pass was at w + ε
+    ok = uphill or same(now, before) or same(now, everything(one_pass.model))
     require(ok, "BatchNorm's statistics are neither those before nor those after one pass")
     fresh = Trial(bench, net(nn.BatchNorm1d(8)), rho=0.5)
     fresh.model.load_state_dict(now)
+    fresh.driver.load_state_dict(trial.driver.state_dict())
+    fresh.driver.optimizer.load_state_dict(copy.deepcopy(trial.driver.optimizer.state_dict()))
     trial.step(form, mse(1))
     fresh.step(form, mse(1))
     require(
@@ -176,7 +193,6 @@ def exception_in_second_pass(bench: Bench, form: str) -> None:
 def state_dict_while_moved(bench: Bench, form: str) -> None:
     """Such as a checkpoint written from a callback; the loop may be ended by an error."""
     trial = Trial(bench, net(), rho=0.5)
-    before = weights(trial.model)
     saved: list[dict[str, torch.Tensor]] = []
 
     def saving(forward: nn.Module) -> torch.Tensor:
@@ -185,12 +201,16 @@ def state_dict_while_moved(bench: Bench, form: str) -> None:
         return value
 
     refused = False
-    try:
-        trial.step(form, mse(0), saving)
-    except Exception:
-        refused = True
-        require(same(weights(trial.model), before), "it raised and left the weights moved")
-    require(refused or saved, "the second pass was never taken")
+    for _ in range(8 if trial.last and 1 in trial.driver.passes else 1):  # until a gate opens
+        before = weights(trial.model)
+        try:
+            trial.step(form, *[mse(0)] * trial.last, saving)
+        except Exception:
+            refused = True
+            require(same(weights(trial.model), before), "it raised and left the weights moved")
+        if refused or saved:
+            break
+    require(refused or saved, "the last pass was never taken")
     if saved:
         away = length({n: saved[0][n].double() - t.double() for n, t in before.items()})
         require(away == 0, f"the saved weights are {away:.3g} away")

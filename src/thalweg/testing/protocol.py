@@ -79,9 +79,20 @@ class Driver:
     def forms(self) -> Mapping[str, Callable[[Backward], Any]]:
         """Every documented way to take a whole step: clear the gradients, two passes, step.
 
-        Each is a function of ``backward``, which it calls once for every pass.
+        Each is a function of ``backward``, which it calls once for every pass; two unless
+        ``passes`` tells otherwise.
         """
         raise NotOffered("a training step")
+
+    @property
+    def passes(self) -> frozenset[int]:
+        """How many gradients a step may take: others than two for other methods than SAM."""
+        return frozenset({2})
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step is SAM itself, with a power; else nothing is compared with its formula."""
+        return True
 
     def gradient(self, backward: Backward) -> None:
         """Take a step up to the point where users clip: ``.grad`` holds the SAM gradient."""
@@ -102,6 +113,13 @@ class Driver:
     def m_sam(self, backwards: list[Backward]) -> None:
         """Take one step with the sum of SAM gradients, each with an ascent of its own."""
         raise NotOffered("m-SAM")
+
+    def state_dict(self) -> Any:
+        """Return what a checkpoint must hold beside the states of the model and the optimizer."""
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Take it up."""
 
     def around(self, sam: Any) -> Driver:
         """Return this driver with a copy of ``sam`` in its hands."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from thalweg.errors import ThalwegError
-from thalweg.testing.protocol import BaseFactory, Failed, NotOffered, SAMFactory, Setup
+from thalweg.testing.protocol import BaseFactory, Driver, Failed, NotOffered, SAMFactory, Setup
 
 #: The base optimizer of the checks that need none in particular.
 PLAIN_SGD = functools.partial(torch.optim.SGD, lr=0.1)
@@ -34,11 +34,14 @@ class Bench:
     power: float = 1.0
     long: int = 1000
 
+    def driver(self) -> Driver:
+        """Return a driver that can be asked what it offers."""
+        model = nn.Linear(2, 2, bias=False)
+        return self.sam(Setup(self.base, list(model.parameters()), model, 0.1, self.power))
+
     def forms(self) -> list[str]:
         """Return the names of the candidate's forms."""
-        model = nn.Linear(2, 2, bias=False)
-        setup = Setup(self.base, list(model.parameters()), model, 0.1, self.power)
-        return list(self.sam(setup).forms)
+        return list(self.driver().forms)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Check:
         per_form: Whether ``work`` is run for every form of the driver.
         depends_on_base: Whether the given base optimizer is used; else plain SGD is.
         depends_on_power: Whether another ``power`` makes another check.
+        of_formula: Whether it compares with SAM's formula, which other methods do not follow.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Check:
     per_form: bool = True
     depends_on_base: bool = False
     depends_on_power: bool = False
+    of_formula: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -116,6 +121,8 @@ class Check:
         try:
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                if self.of_formula and not bench.driver().plain:
+                    raise NotOffered("SAM as it is written out")
                 forms = bench.forms() if self.per_form else [""]
                 for form in forms:
                     reason = self._reason(bench, form)

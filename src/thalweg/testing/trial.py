@@ -157,7 +157,8 @@ class Trial:
         scaler: A gradient scaler.
 
     Attributes:
-        passes: The weights that each pass of the latest step saw.
+        start: The weights before the latest step.
+        passes: The weights that each of its passes saw.
         stood: The weights when the base optimizer stepped; ``None`` if it did not.
         given: The gradients that it got.
     """
@@ -178,6 +179,7 @@ class Trial:
         self.stood: Named | None = None
         self.given: dict[str, Tensor | None] = {}
         params = list(model.parameters()) if params is None else params
+        self.start: Named = {}
         self.driver = bench.sam(Setup(base or bench.base, params, model, rho, bench.power, scaler))
 
     @contextlib.contextmanager
@@ -203,6 +205,7 @@ class Trial:
             *losses: One for each pass, the last one for the rest; several for micro-batches.
         """
         self.passes, self.stood, self.given = [], None, {}
+        self.start = weights(self.model)
 
         def backward() -> Tensor:
             turn = losses[min(len(self.passes), len(losses) - 1)]
@@ -221,20 +224,26 @@ class Trial:
         return value if self.scaler is None else self.scaler.scale(value)
 
     def step(self, form: str, *losses: Loss | Sequence[Loss]) -> Any:
-        """Take one step in one form; it must take two gradients."""
+        """Take one step in one form; it must take as many gradients as the driver says."""
         with self.watching():
             loss = self.driver.forms[form](self.backward(*losses))
-        require(len(self.passes) == 2, f"a step took {len(self.passes)} gradients, not 2")
+        wanted = " or ".join(map(str, sorted(self.driver.passes)))
+        fits = len(self.passes) in self.driver.passes
+        require(fits, f"a step took {len(self.passes)} gradients, not {wanted}")
         return loss
 
     @property
     def moved(self) -> Named:
-        """How far the second pass was from the first: ε as rounding let it through."""
-        first, second = self.passes
+        """How far the last pass was from the weights: ε as rounding let it through."""
         return {
-            name: second[name].to(torch.complex128) - t.to(torch.complex128)
-            for name, t in first.items()
+            name: self.passes[-1][name].to(torch.complex128) - t.to(torch.complex128)
+            for name, t in self.start.items()
         }
+
+    @property
+    def last(self) -> int:
+        """The index of the last pass of a step that takes as many as it may."""
+        return max(self.driver.passes) - 1
 
     def lr(self, value: float) -> None:
         """Set the learning rate of every group."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from thalweg import theory
-from thalweg.ascent import Method
+from thalweg.ascent import Between, Method
 from thalweg.lab.claims.claim import Settings
 from thalweg.lab.observe import History
 from thalweg.lab.simulate import simulate
@@ -29,19 +26,6 @@ BASES: dict[str, dict[str, Any]] = {
 }
 #: The base steps of the figure.
 DRAWN: dict[str, Role] = {"SGD": "p=0", "momentum .9": "neutral", "Nesterov .9": "gd"}
-
-
-@dataclass(frozen=True)
-class Interpolated:
-    """The ascent ρ(1−l+l/‖g‖)g, as a ball for power 0: l = 0 is USAM, l = 1 is SAM."""
-
-    mix: float
-
-    def sharp(self, direction: Sequence[Tensor], context: Any) -> tuple[Sequence[Tensor], Any]:
-        """Return (1−l+l/‖g‖)g, and its length."""
-        n = context.norm(direction)
-        factor = 1 - self.mix + self.mix / n
-        return [d * factor.reshape(-1, *[1] * (d.ndim - 1)) for d in direction], n * factor
 
 
 def threshold(settings: Settings, high: float, start: float = 1.0, **how: Any) -> tuple[float, int]:
@@ -139,7 +123,7 @@ def interpolated(settings: Settings) -> tuple[list[Check], list[tuple[float, flo
     top, rho, mixes = settings["curvature"], settings["mix_rho"], settings["mixes"]
     found, law, runs, ratios = [], [], 0, []
     for mix in mixes:
-        method = Method(power=0.0, ball=Interpolated(mix), max_norm=math.inf)
+        method = Method(size=Between(mix))
         # From far out: there the part that grows with ‖g‖ decides, not the bounce.
         value, n = threshold(settings, 2.2 / top, start=1e12, rho=rho, method=method)
         found.append(value)

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from thalweg import parameters, theory
-from thalweg.ascent import Context, Method
-from thalweg.ascent.ball import Ball
+from thalweg.ascent import L2, Ball, Context, Method
+from thalweg.ascent.scale import Radii
 from thalweg.lab.claims.claim import Settings
+from thalweg.lab.here import norms
 from thalweg.lab.parts import part
 from thalweg.lab.simulate import simulate
 from thalweg.lab.statistics import mean
-from thalweg.lab.wide import OneBall, OwnBalls, WideDigits, training_set
+from thalweg.lab.wide import WideDigits, training_set
 from thalweg.results import Axes, Check, Line
 from thalweg.results.record import Role
 
@@ -24,13 +25,15 @@ Array = np.ndarray[Any, Any]
 
 
 def one_ball(task: WideDigits) -> Ball:
-    """One ball for all."""
-    return OneBall(task.scales)
+    """One Euclidean ball for all the matrices W = s·w together, told in terms of w."""
+    return L2(scale=Radii(tuple(1 / s for s in task.scales)))
 
 
 def own_balls(task: WideDigits) -> Ball:
-    """The balls of the rule."""
-    return OwnBalls(task.scales, tuple(theory.radius_for_width(1.0, *fans) for fans in task.shapes))
+    """A Euclidean ball for every matrix W, of the radius that the rule for the width gives."""
+    radii = [theory.radius_for_width(1.0, *fans) for fans in task.shapes]
+    reaches = tuple(r / s for r, s in zip(radii, task.scales, strict=True))
+    return L2(scale=Radii(reaches), over="tensor")
 
 
 _LAYERS = ("first", "hidden", "last")
@@ -72,9 +75,8 @@ def _probe(settings: Settings, steps: int, width: int) -> dict[str, Array]:
         ins = task.inputs(params, x)[:-1]
         for name, make, *_ in WAYS:
             method, rho = Method(ball=make(task)), torch.tensor([1.0])
-            p = method.perturbation(
-                gradient, rho, context=Context(norm=parameters.cell_norms, cells=1)
-            )
+            context = Context(norm=parameters.cell_norms, norms=norms, cells=1)
+            p = method.perturbation(gradient, rho, context=context)
             factor = torch.as_tensor(p.factor).view(-1, 1, 1)
             changes = [
                 s * torch.bmm(i, factor * d)

@@ -1,0 +1,75 @@
+"""Write docs/methods.md from what the presets say of themselves.
+
+python docs/methods.py [OUT.md]
+"""
+
+import sys
+from pathlib import Path
+
+from thalweg.presets import MISSING, Card, cards
+from thalweg.results.folder import write_whole
+
+HEAD = """# Methods
+
+Written by `python docs/methods.py` from the docstrings of `thalweg.presets`; do not edit. Every
+method is a choice of parts, `thalweg.Method(...)`; a preset is one with a name:
+
+```python
+import torch
+
+import thalweg
+from thalweg import presets
+
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+sam = thalweg.SAM(optimizer, model, rho=0.05, method=presets.per_tensor())
+```
+
+Parts of presets mix: `dataclasses.replace(presets.asam(), gate=presets.late(1000).gate)`.
+
+In the formulas g is the gradient at w, h that at w + ε, u what the base optimizer gets; products
+and norms are those of all parameters together, where no index says otherwise. Gradients are counted
+a step, the base optimizer alone taking 1. Memory is what comes on top of one copy of the perturbed
+parameters. "Authors only" means that the paper reports it, and that we know of no one else; numbers
+are theirs. Every formula is tested to ten digits (`tests/test_presets_formulas.py`).
+
+| preset | what it does | gradients | evidence |
+|---|---|---|---|
+"""
+END = """
+## What no preset expresses
+
+| method | why |
+|---|---|
+"""
+
+
+def section(known: Card) -> str:
+    """A preset with all that is known of it."""
+    parts = {
+        "Formula": f"`{known.formula}`",
+        "ρ": known.rho,
+        **{f"`{name}`": meaning for name, meaning in known.arguments.items()},
+        "Cost": known.cost,
+        "Memory": known.memory,
+        "Evidence": known.evidence,
+        "Source": known.source,
+    }
+    lines = "\n".join(f"- {name}: {text}" for name, text in parts.items())
+    return f"\n## {known.name}\n\n`presets.{known.call}`: {known.summary}\n\n{lines}\n"
+
+
+def markdown() -> str:
+    """The whole page."""
+    rows = [
+        f"| [{c.name}](#{c.name}) | {c.summary} | {c.gradients} | {c.verdict} |\n" for c in cards()
+    ]
+    missing = [f"| {names} | {reason} |\n" for names, reason in MISSING.items()]
+    return "".join([HEAD, *rows, *map(section, cards()), END, *missing])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        sys.exit(__doc__)
+    out = Path(sys.argv[1] if len(sys.argv) == 2 else Path(__file__).parent / "methods.md")
+    write_whole(out, markdown())
