@@ -4,7 +4,8 @@
         [--write docs/recommendation.md]
 
 Trains the tasks of the claim `robustness`, and as many fresh ones, at p = 1 over a dense grid of
-rho, measures networks early in plain SGD, and compares rules. About twenty minutes on one core.
+rho, measures networks early in plain SGD, and compares rules; what `thalweg.diagnose` recommends is
+one of them. About forty minutes on one core.
 `--results`, the folder of a full study, has its tasks and numbers used, and its curve compared with
 the one found here.
 """
@@ -17,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
 import contextlib
-import hashlib
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -27,8 +28,10 @@ from typing import Any
 import choosing_rho_page as pages
 import numpy as np
 import torch
-from choosing_rho_measure import Curves, curves, measure
-from choosing_rho_rules import FACTORS, LATER, RULES, judge
+from choosing_rho_measure import measure
+from choosing_rho_rules import FACTORS, RULES, SHIPPED, judge
+from choosing_rho_shipped import recommended
+from choosing_rho_tasks import Curves, curves
 from page_head import begin, put
 
 import thalweg
@@ -127,10 +130,7 @@ def compared(results: Path, settings: Settings, found: Curves) -> str:
 
 def kept(folder: Path | None) -> contextlib.AbstractContextManager[None]:
     """Keep what is trained and measured, for a run of the same code; nothing without a folder."""
-    if folder is None:
-        return contextlib.nullcontext()
-    code = Path(__file__).with_name("choosing_rho_measure.py").read_bytes()
-    return keeping(folder, "choosing-rho", hashlib.sha256(code).hexdigest()[:16])
+    return contextlib.nullcontext() if folder is None else keeping(folder, "choosing-rho", "parts")
 
 
 def studied(settings: Settings) -> tuple[pages.Set, pages.Set]:
@@ -141,12 +141,15 @@ def studied(settings: Settings) -> tuple[pages.Set, pages.Set]:
     for tasks in (settings["tasks"], settings["fresh"]):
         these = {**settings, "tasks": tasks}
         found, measured = curves(these), measure(these)
+        known, unknown = recommended(these, FACTORS)
+        numbers = measured.numbers | {"cautious": unknown}
+        measured = dataclasses.replace(measured, recommended=known, numbers=numbers)
         judged = {}
         for rule in RULES:
             known = [f.constant for f in sets[0].judged[rule.name]] if sets else [None] * 9
             judged[rule.name] = [judge(rule, measured, i, found, w, known[i]) for i in points]
         at = settings["points"].index(settings["primary"])
-        later = next(rule for rule in RULES if rule.name == LATER)
+        later = next(rule for rule in RULES if rule.name == SHIPPED)
         nearby = {
             c: judge(later, measured, at, found, w, c)
             for c in FACTORS[np.abs(FACTORS - CONSTANTS[:, None]).argmin(1)].tolist()

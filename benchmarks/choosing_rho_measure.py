@@ -1,97 +1,28 @@
-"""What `choosing_rho.py` measures: accuracy over ρ, and what networks show early in training."""
+"""What `choosing_rho.py` measures of networks early in training, for the rules to choose from."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from choosing_rho_tasks import FRESH, Array, Settings, code, joined, minibatches, task_of, trained
 from torch import Tensor
 
 from thalweg import curvature, lab
-from thalweg.lab import data
-from thalweg.lab.claims.robust_tasks import KINDS
-from thalweg.lab.digits import Digits
 from thalweg.lab.parts import part
 from thalweg.lab.problems import Params, Problem
 
-Array = np.ndarray[Any, Any]
-Settings = dict[str, Any]
-
 #: Settings that decide what is measured.
 _SHAPES = ("points", "seeds", "steps", "batches", "ramp")
-#: A minibatch that no training comes to.
-_FRESH = 10**6
 #: λ̂ is taken at the radius next to this one: closer by, the kinks of a ReLU are most of it.
 _ALONG = 0.05
 #: Looks at the loss that are averaged before its smallest value is sought.
 _SMOOTH = 10
-
-
-class Rescaled(Digits):
-    """The digits with every pixel multiplied by ``scale``: the same task, other units."""
-
-    def __init__(self, scale: float = 1.0, **others: Any) -> None:
-        super().__init__(**others)
-        self.scale = scale
-
-    def stream(self, seeds: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """Return the function from step to minibatch."""
-        return self._stream(seeds, self.scale * data.digits()[0])
-
-    def _images(self, params: Params, rows: Tensor) -> Tensor:
-        return self.scale * super()._images(params, rows)
-
-
-def task_of(kind: str, arguments: Settings) -> Problem:
-    """Return a task; its kind is one of the claim's, or "rescaled"."""
-    return {**KINDS, "rescaled": Rescaled}[kind](**arguments)
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Accuracies of SAM at p = 1; arrays are (tasks, values, seeds).
-
-    Attributes:
-        at: The values of log₁₀ ρ, ascending, (values,).
-        validation: Share of images, at the end.
-        test: The same.
-        sgd: Test accuracy at ρ = 0, (tasks, seeds).
-    """
-
-    at: Array
-    validation: Array
-    test: Array
-    sgd: Array
-
-
-def curves(settings: Settings) -> Curves:
-    """Train every task at every value of ρ; the seeds are those of the claim."""
-    low, high, step = settings["grid"]
-    at = np.arange(low, high + 1, step) / 10
-    rho = np.concatenate([[0.0], 10**at])
-    seeds, found = np.arange(settings["seeds"]), []
-    for name, kind, arguments in settings["tasks"]:
-
-        def make(kind: str = kind, arguments: Settings = arguments) -> dict[str, Array]:
-            run = lab.simulate(
-                task_of(kind, arguments),
-                rho=rho[:, None],
-                steps=settings["steps"],
-                seed=seeds[None, :],
-                compile=False,
-                progress="",
-            )
-            return {q: run.observed[f"{q}_accuracy"] for q in ("validation", "test")}
-
-        found.append(part(make, "curve", kind, arguments, [*rho], len(seeds), settings["steps"]))
-        print(name, file=sys.stderr)
-    validation, test = (np.stack([f[q] for f in found]) for q in ("validation", "test"))
-    return Curves(at, validation[:, 1:].astype(float), test[:, 1:].astype(float), test[:, 0])
 
 
 @dataclass(frozen=True)
@@ -104,6 +35,7 @@ class Measured:
         numbers: By name, one number a network.
         rise: Mean over minibatches of the loss at w + ε minus that at w, (..., radii).
         break_at: ρ at which the loss is smallest while ρ grows, (tasks, seeds).
+        recommended: ρ by `thalweg.diagnose`, for each share of its radius, (..., shares).
     """
 
     points: tuple[float, ...]
@@ -111,6 +43,7 @@ class Measured:
     numbers: dict[str, Array]
     rise: Array
     break_at: Array
+    recommended: Array = dataclasses.field(default_factory=lambda: np.empty(0))
 
 
 def measure(settings: Settings) -> Measured:
@@ -123,7 +56,8 @@ def measure(settings: Settings) -> Measured:
             return _networks(task_of(kind, arguments), settings, radii)
 
         key = {k: v for k, v in settings.items() if k in _SHAPES}
-        every.append(part(make, "measured", kind, arguments, json.dumps(key), [*radii]))
+        seen = code(__name__, "choosing_rho_tasks")
+        every.append(part(make, "measured", seen, kind, arguments, json.dumps(key), [*radii]))
         print(name, file=sys.stderr)
     found = {k: np.stack([one[k] for one in every]) for k in every[0]}
     rise, break_at = found.pop("rise"), found.pop("break")
@@ -134,10 +68,7 @@ def _networks(task: Problem, settings: Settings, radii: Array) -> dict[str, Arra
     """One task: arrays (points, seeds, ...), and (seeds,) for the break."""
     seeds = torch.arange(settings["seeds"])
     start, rows = task.start(seeds), []
-    for point in settings["points"]:
-        steps = round(point * settings["steps"])
-        final = lab.simulate(task, steps=steps, seed=seeds.numpy(), observe={}, progress="").final
-        nets = [{k: torch.tensor(v[s : s + 1]) for k, v in final.items()} for s in seeds.tolist()]
+    for nets in trained(task, settings):
         row = [network(task, w, s, settings["batches"], radii) for s, w in enumerate(nets)]
         for s, one in enumerate(row):
             one["start loss"] = _loss(task, start, s, settings["batches"])
@@ -164,8 +95,8 @@ def network(
     stream = task.stream(torch.tensor([seed]))
     assert stream is not None
     assert task.eta is not None
-    whole = _joined([stream(_FRESH * _epoch(task) + i) for i in range(_epoch(task))], dim=1)
-    each = _minibatches(task, seed, batches)
+    whole = joined([stream(FRESH * _epoch(task) + i) for i in range(_epoch(task))], dim=1)
+    each = minibatches(task, seed, batches)
     there = {k: v.expand(batches, *v.shape[1:]) for k, v in params.items()}
     with torch.no_grad():
         loss, g = task.loss(there, each), task.gradient(there, each)
@@ -203,16 +134,10 @@ def network(
     }
 
 
-def _minibatches(task: Problem, seed: int, batches: int) -> Any:
-    """Minibatches of a seed's training data as cells."""
-    stream: Any = task.stream(torch.tensor([seed]))
-    return _joined([stream(2 * _FRESH + 997 * i) for i in range(batches)], dim=0)
-
-
 def _loss(task: Problem, params: Params, seed: int, batches: int) -> float:
     """The mean loss of the network of a seed over its minibatches."""
     there = {k: v[seed].expand(batches, *v.shape[1:]) for k, v in params.items()}
-    return float(task.loss(there, _minibatches(task, seed, batches)).mean())
+    return float(task.loss(there, minibatches(task, seed, batches)).mean())
 
 
 def first(radii: Array, values: Array, level: float, *, below: bool = False) -> float:
@@ -265,7 +190,7 @@ class _Loss(Problem):
         """Return the loss on a minibatch that no training comes to."""
         self.looks += 1
         stream: Any = self.task.stream(seeds)
-        return {"loss": self.task.loss(params, stream(_FRESH + 997 * self.looks))}
+        return {"loss": self.task.loss(params, stream(FRESH + 997 * self.looks))}
 
     def final_loss(self, params: Params, seeds: Tensor) -> Tensor:
         """Return nothing of interest."""
@@ -275,13 +200,6 @@ class _Loss(Problem):
 def _epoch(task: Any) -> int:
     """How many minibatches hold about all the training data."""
     return max(1, task.n_train // (task.batch_size * getattr(task, "context", 1)))
-
-
-def _joined(batches: list[Any], dim: int) -> Any:
-    """Minibatches as one: as cells (dim 0), or as examples of one cell (dim 1)."""
-    if isinstance(batches[0], Tensor):
-        return torch.cat(batches, dim)
-    return tuple(torch.cat(parts, dim) for parts in zip(*batches, strict=True))
 
 
 def _examples(batch: Any) -> int:

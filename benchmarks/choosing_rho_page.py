@@ -7,61 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from choosing_rho_measure import Curves, Measured
-from choosing_rho_rules import DEFAULT, LATER, LOW, RULES, SINGLE, Apart, Found, apart, tuned
+from choosing_rho_measure import Measured
+from choosing_rho_rules import (
+    CAUTIOUS,
+    DEFAULT,
+    LATER,
+    RULES,
+    SHIPPED,
+    SINGLE,
+    Apart,
+    Found,
+    apart,
+    tuned,
+)
+from choosing_rho_tasks import Curves
+from choosing_rho_words import LIMITS, METHOD
 
 import thalweg.lab.claims.robust_stats as stats
+from thalweg.diagnose.rule import BENT, LEVEL
 
 Array = np.ndarray[Any, Any]
-
-METHOD = """\
-Every task is trained with SAM, p = 1, at {values} values of ρ from {least:.2g} to {most:.2g},
-{steps} steps, {seeds} seeds, each with its own split, wrong labels, start and order of minibatches.
-Between two values the accuracy is taken on a line over log ρ; beyond them, at the end. *Regret* is
-the test accuracy at the ρ that the task's own validation picks from this grid, minus that at the
-recommended ρ, in points. A network is measured once, after {primary:.0%} of its steps in plain SGD;
-each seed is then trained from its start with the ρ of its own measurement. A constant is the one
-that has the largest mean validation accuracy on the other tasks (steps of .05 decade): for a task
-of the claim, all its other tasks; for a fresh task, all of the claim's. The task itself has no part
-in it.
-
-All the rules but *{later}* and *{low}*, and the time at which networks are measured, were fixed
-before the first look. Then *{later}* was made, on the claim's tasks; λ̂ was taken at ρ = .05
-instead of .001, where the kinks of the ReLU are most of it; and the fresh tasks were chosen before
-any of them was trained, the two comparisons that head this page before a result on them was seen.
-What *{later}* is worth, the fresh tasks tell. Fifteen other forms of *{later}* (share of the loss,
-time, ρ before the measurement), thirteen of *break* and the direction of the mean SAM gradient were
-looked at on the claim's tasks and are not listed. *{low}* has no constant fitted, but was added
-when both sets of tasks had been seen, as was a tenth instead of a hundredth, which is not listed.
-
-± is half of a 95 % t interval over tasks. Brackets are a 95 % bootstrap interval over seeds and
-tasks (percentiles, {draws} draws); on the claim's tasks constants and picks are made anew for every
-draw of seeds, on the fresh ones picks alone. p is of the t test over tasks, after Holm for the
-number of rules compared. *Clearly* means that p is below .05 and both intervals exclude 0.
-
-What is measured: ‖w‖ of all parameters, D of them. ‖g‖ and the rise are means over {batches}
-minibatches, each with its own ε = ρ g/‖g‖. h is the gradient at w + ε on the same minibatch; the
-radius where ⟨h, g⟩ turns negative is the median over them. λ_max is of about all the training data,
-λ̂ along ε at ρ = .05. *edge*: η(λ + ρλ²/‖g‖) = 2(1 + μ), η the step size, μ the momentum.
-*trusted*: from where the rise exceeds the standard deviation of the loss between minibatches to
-where it leaves ρ‖g‖ + ½ρ²λ̂ by half; the geometric mean of the ends. *{low}*: the same from a
-hundredth of that deviation on. *break*: ρ grows from .001 to 10 over the first {ramp:.0%} of a
-training; where the loss (a mean of 10 looks) is smallest. *{later}*: the radius at which the mean
-of L(w + ε) is what L was before training: a ρ beyond it makes the trained network look worse than
-an untrained one.
-"""
-
-
-LIMITS = """\
-## What this does not show
-
-All tasks but two are the same 1,797 images of digits. The networks are small, without normalization
-layers, trained for {steps} steps of SGD at a constant step size; the measured ones had learned
-something already. What ρ is best for is accuracy against wrong labels, for the most part: where
-there are none the curve is flat, and no rule here knows that. On the text SAM gains next to
-nothing, and the larger a recommended ρ, the more it costs. Nothing tells whether a constant found
-here holds for a large model. The recommendation is where to begin a search, not its end.
-"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +39,7 @@ class Set:
         measured: What their networks show.
         judged: By rule, one for each time of measurement.
         w: Weights of seeds, (draws, seeds).
-        nearby: The rule made later with other constants.
+        nearby: The rule that is shipped with other constants.
     """
 
     names: list[str]
@@ -101,12 +66,15 @@ def page(settings: dict[str, Any], sets: tuple[Set, Set], told: str, head: Seque
         batches=settings["batches"],
         ramp=settings["ramp"],
         later=LATER,
-        low=LOW,
+        shipped=SHIPPED,
+        cautious=CAUTIOUS,
+        level=LEVEL,
+        bent=BENT,
     )
     lines = [*head, "## What was found", "", *_confirmed(fresh), "", "On the claim's tasks:", ""]
     lines += [*_verdict(claim), "", "## How", "", method, *([told, ""] if told else [])]
     lines += [
-        f"## The constant of {LATER}",
+        f"## The constant of {SHIPPED}",
         "",
         *_nearby(sets),
         "",
@@ -143,22 +111,28 @@ def _clear(difference: tuple[Apart, float]) -> int:
 
 
 def _confirmed(at: dict[str, Found]) -> list[str]:
-    """The rule that was made later, on the tasks that were chosen later: two comparisons."""
-    tasks = at[LATER].regret.shape[1]
+    """What is shipped, on the tasks that were chosen after its rule: two comparisons."""
+    tasks = at[SHIPPED].regret.shape[1]
     named = {"the default .05": DEFAULT, f"ρ = {at[SINGLE].constants[0]:.2g}": SINGLE}
-    values = [apart(at[LATER].regret - at[base].regret) for base in named.values()]
+    values = [apart(at[SHIPPED].regret - at[base].regret) for base in named.values()]
     adjusted = stats.holm([v.over_tasks.p_value for v in values])
     lines = [
         f"On {tasks} fresh tasks, with the constants of the claim's tasks, the regret in points:",
-        f"*{LATER}* (c = {at[LATER].constants[0]:.2g}) {apart(at[LATER].regret)}, the default "
-        f"{apart(at[DEFAULT].regret)}, the claim's single ρ {apart(at[SINGLE].regret)}.",
+        f"*{SHIPPED}* (c = {at[SHIPPED].constants[0]:.2g}) {_told(at[SHIPPED])}, the default "
+        f"{_told(at[DEFAULT])}, the claim's single ρ {_told(at[SINGLE])}.",
         "",
     ]
     words = {-1: "clearly less", 0: "no difference shown", 1: "clearly more"}
     for title, value, p in zip(named, values, adjusted, strict=True):
         told = words[_clear((value, p))]
-        lines.append(f"- *{LATER}* minus {title}: {value} (p = {p:.2g} after Holm for 2): {told}.")
+        lines.append(
+            f"- *{SHIPPED}* minus {title}: {value} (p = {p:.2g} after Holm for 2): {told}."
+        )
     return lines
+
+
+def _told(found: Found) -> str:
+    return f"{apart(found.regret)} (worst task {found.regret[0].max():.1f})"
 
 
 def _verdict(at: dict[str, Found]) -> list[str]:

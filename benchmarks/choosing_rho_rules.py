@@ -1,17 +1,19 @@
 """The candidate rules of `choosing_rho.py`, and what they cost.
 
-All but the last two were fixed before the first look. `level` was made after it, and is judged on
-the tasks that were chosen after that; `low` was added when both sets of tasks had been seen.
+All but the last three were fixed before the first look. `level` was made after it, and is judged on
+the tasks that were chosen after that; `diagnose`, which is `level` as it is shipped, and `cautious`
+were added when both sets of tasks had been seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from choosing_rho_measure import Curves, Measured, first
+from choosing_rho_measure import Measured, first
+from choosing_rho_tasks import Curves
 
 import thalweg.lab.claims.robust_stats as stats
 from thalweg.lab.statistics import percentiles
@@ -23,7 +25,8 @@ Numbers = dict[str, Array]
 _STEPS = 20
 SHARES = 10 ** (np.arange(-2 * _STEPS, 2 * _STEPS + 1) / _STEPS)
 FACTORS = 10 ** (np.arange(-5 * _STEPS, 5 * _STEPS + 1) / _STEPS)
-DEFAULT, SINGLE, LATER, LOW = "default", "single", "level", "low"
+DEFAULT, SINGLE, LATER = "default", "single", "level"
+SHIPPED, CAUTIOUS = "diagnose", "cautious"
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,16 @@ class Rule:
         name: In the tables.
         formula: In words and letters.
         of: The quantity from the numbers of :class:`Measured` and what else there is, (tasks,
-            points, seeds); or, with a last axis, one for each value of the constant.
+            points, seeds); or, with a last axis, one for each of the constants.
         fitted: Whether a constant is fitted on the other tasks; a factor, or that last axis.
+        constants: Among which it is sought.
     """
 
     name: str
     formula: str
     of: Callable[[Measured], Array]
     fitted: bool = True
+    constants: Array = field(default_factory=lambda: FACTORS)
 
 
 def _everywhere(measured: Measured, value: float) -> Array:
@@ -65,11 +70,11 @@ def _at_edge(measured: Measured) -> Array:
     return n["norm"] / np.maximum(n["lambda"], 1e-12) * np.maximum(inverse - 1, 1e-3)
 
 
-def trusted(measured: Measured, share: float = 1.0) -> tuple[Array, Array]:
+def trusted(measured: Measured) -> tuple[Array, Array]:
     """Return the ends of the range in which the rise is neither lost in noise nor unexpected.
 
-    From where the rise exceeds a share of the standard deviation of the loss between minibatches,
-    to where it leaves ρ‖g‖ + ½ρ²λ̂ by more than half.
+    From where the rise exceeds the standard deviation of the loss between minibatches, to where it
+    leaves ρ‖g‖ + ½ρ²λ̂ by more than half.
     """
     n, radii = measured.numbers, measured.radii
     low, high = np.empty_like(n["loss"]), np.empty_like(n["loss"])
@@ -77,13 +82,13 @@ def trusted(measured: Measured, share: float = 1.0) -> tuple[Array, Array]:
         rise = measured.rise[place]
         expected = radii * n["norm"][place] + radii**2 * n["along"][place] / 2
         off = np.abs(rise / np.where(expected == 0, np.nan, expected) - 1)
-        low[place] = first(radii, rise, share * n["noise of the loss"][place])
+        low[place] = first(radii, rise, n["noise of the loss"][place])
         high[place] = first(radii, np.nan_to_num(off, nan=np.inf), 0.5)
     return low, high
 
 
-def _in_trusted(measured: Measured, share: float = 1.0) -> Array:
-    low, high = trusted(measured, share)
+def _in_trusted(measured: Measured) -> Array:
+    low, high = trusted(measured)
     middle = np.sqrt(np.minimum(low, high) * high)
     return np.asarray(np.minimum(middle, measured.numbers["flip"] / 2))
 
@@ -102,10 +107,6 @@ def _of_break(measured: Measured) -> Array:
     return np.broadcast_to(measured.break_at[:, None], measured.numbers["norm"].shape)
 
 
-def _in_hundredth(measured: Measured) -> Array:
-    return _in_trusted(measured, 0.01)
-
-
 RULES = (
     Rule(DEFAULT, "ρ = .05", lambda m: _everywhere(m, 0.05), fitted=False),
     Rule(SINGLE, "ρ = c", lambda m: _everywhere(m, 1.0)),
@@ -113,7 +114,7 @@ RULES = (
     Rule("size", "ρ = c√D", lambda m: m.numbers["parameters"] ** 0.5),
     Rule("flip", "ρ = c·(radius where ⟨h, g⟩ turns negative)", lambda m: m.numbers["flip"]),
     Rule("half flip", "the same with c = ½", lambda m: m.numbers["flip"] / 2, fitted=False),
-    Rule("rise", "ρ where the loss rises by x·L", _at_share),
+    Rule("rise", "ρ where the loss rises by x·L", _at_share, constants=SHARES),
     Rule("‖g‖/λ_max", "ρ = c‖g‖/λ_max", lambda m: m.numbers["norm"] / m.numbers["lambda"]),
     Rule(
         "‖g‖/λ̂",
@@ -129,7 +130,13 @@ RULES = (
     Rule("trusted", "middle of the trusted range, at most half flip", _in_trusted, fitted=False),
     Rule("break", "ρ = c·(ρ at which the loss turns up as ρ grows)", _of_break),
     Rule(LATER, "ρ = c·(radius where L(w + ε) is the loss before training)", _at_level),
-    Rule(LOW, "trusted, from a hundredth of the noise", _in_hundredth, fitted=False),
+    Rule(SHIPPED, "`thalweg.diagnose`, with c for its constant", lambda m: m.recommended),
+    Rule(
+        CAUTIOUS,
+        "`thalweg.diagnose`, the loss before training unknown",
+        lambda m: m.numbers["cautious"],
+        fitted=False,
+    ),
 )
 
 
@@ -181,7 +188,7 @@ def judge(
         What was found.
     """
     seen = rule.of(measured)[:, point]
-    constants = SHARES if seen.ndim == 3 else FACTORS if rule.fitted else np.ones(1)
+    constants = rule.constants if rule.fitted else np.ones(1)
     log_rho = np.log10(seen) if seen.ndim == 3 else np.log10(seen)[..., None] + np.log10(constants)
     validation, test = (
         _looked_up(curves.at, c, log_rho, w) for c in (curves.validation, curves.test)

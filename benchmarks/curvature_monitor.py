@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -13,7 +15,7 @@ from curvature_contestants import Task, digits, loss_of
 from torch import Tensor, nn
 
 import thalweg
-from thalweg.curvature import Monitor
+from thalweg.curvature import Monitor, read_records
 
 SHARE = 0.05
 LENGTH = 64
@@ -21,18 +23,44 @@ LENGTH = 64
 
 @dataclass(frozen=True)
 class Watched:
-    """A training with a monitor, which counts the seconds of its samples itself."""
+    """A training with a monitor.
+
+    Attributes:
+        what: What was trained.
+        steps: Steps of training.
+        samples: Samples after the start.
+        training: Seconds of training alone.
+        start: Seconds that attaching the monitor took, its first sample and its sinks included.
+        own: Seconds that the monitor took after the start: whatever it did after every step.
+    """
 
     what: str
     steps: int
     samples: int
-    seconds: float
+    training: float
+    start: float
     own: float
 
     @property
     def share(self) -> float:
-        """Of the whole time, what the monitor took."""
-        return self.own / self.seconds
+        """What the monitor took after the start, relative to training alone."""
+        return self.own / self.training
+
+    @property
+    def whole(self) -> float:
+        """The same with the start, which weighs the less the longer a training is."""
+        return (self.start + self.own) / self.training
+
+
+class Timed(Monitor):
+    """A monitor, and the seconds that it has taken after steps."""
+
+    own = 0.0
+
+    def _stepped(self) -> None:
+        began = time.perf_counter()
+        super()._stepped()
+        self.own += time.perf_counter() - began
 
 
 class Reader(nn.Module):
@@ -76,26 +104,28 @@ def transformer(task: Task) -> tuple[nn.Module, Callable[..., Tensor], Iterator[
 
 
 def watched(what: str, made: Any, seconds: float) -> Watched:
-    """Train with SAM and a Monitor as it comes; the monitor's first sample counts, too."""
+    """Train with SAM and a Monitor as it comes, which writes to a file."""
     model, loss, batches = made
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     sam = thalweg.SAM(optimizer, model, rho=0.05)
     probe = next(batches)
-    taken: list[Any] = []
     steps = 0
-    begun = time.perf_counter()
-    monitor = Monitor(sam, loss, probe, to=taken.append)
-    while time.perf_counter() - begun < seconds:
-        batch = next(batches)
-        for _ in sam.passes():
-            loss(model, batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        steps += 1
-    whole = time.perf_counter() - begun
-    monitor.close()
-    own = sum(record["seconds"] for record in taken)
-    return Watched(what, steps, len(taken), whole, own)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "run.jsonl"
+        begun = time.perf_counter()
+        monitor = Timed(sam, loss, probe, to=file)
+        start = time.perf_counter() - begun
+        while time.perf_counter() - begun < seconds:
+            batch = next(batches)
+            for _ in sam.passes():
+                loss(model, batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+        whole = time.perf_counter() - begun
+        monitor.close()
+        samples = len(read_records(file)) - 1
+    return Watched(what, steps, samples, whole - start - monitor.own, start, monitor.own)
 
 
 def both(task: Task, seconds: float) -> list[Watched]:

@@ -208,11 +208,11 @@ def test_the_verdict_follows_the_numbers():
     assert re.search(
         r"\* helps: stochastic rounding \(bfloat16 throughout; a task\): \+[12]\.", text
     )
-    line = next(li for li in text.splitlines() if li.startswith("* bfloat16 throughout, ρ left"))
-    assert "stochastic rounding better at 2 of 2, by up to 2.0 points;" in line
-    assert "bfloat16 throughout, a task: 0.5 to 2.5 %" in text  # of ρ/‖w‖
-    part = text[text.index("* bfloat16 throughout, mean over the 1 pairs") :]
-    assert re.search(r"\* stochastic rounding \(cosine 0.50, gain 0.50\): \+[12]\.", part)
+    fixed = next(li for li in text.splitlines() if li.startswith("* bfloat16 throughout (1 of 2"))
+    assert "stochastic rounding better at 2 of 2, by up to 2.0 points;" in fixed
+    assert "* bfloat16 throughout, a task: 0.5 to 2.5 %; the least gain is 0.50" in text
+    rows = text[text.index("| bfloat16 throughout | nothing | 1 | 0.50 | 0.50 | |") :]
+    assert re.search(r"\| \| stochastic rounding \| \| 0.50 \| 0.50 \| \+[12]\.", rows)
     text = "\n".join(pages.verdict(made(helps=-0.02)))
     assert "**No cure helps in any of 15 comparisons**" in text
     assert "Cures that hurt: 1." in text

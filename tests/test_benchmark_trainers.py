@@ -47,9 +47,9 @@ def test_the_two_of_a_trainer_take_the_same_steps(trainer, tmp_path, monkeypatch
 
 def test_who_trains_something_else_is_found_out(tmp_path, monkeypatch):
     def longer(task, steps, folder):
-        return who.plain_loop(task, steps + 1, folder)
+        return who.accelerate_by_hand(task, steps + 1, folder)
 
-    monkeypatch.setitem(who.CONTESTANTS, "Accelerate", (who.accelerate_loop, longer))
+    monkeypatch.setitem(who.CONTESTANTS, "Accelerate", (who.accelerate_prepared, longer))
     with pytest.raises(SystemExit, match="did not train the same weights"):
         trainers.in_turn("Accelerate", who.QUICK, rounds=1, steps=6, folder=str(tmp_path))
 

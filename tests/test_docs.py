@@ -75,6 +75,7 @@ def test_your_own_problem_takes_30_lines():
 
 LINKED = [
     "choosing-rho.md",
+    "curvature-probes.md",
     "features.md",
     "findings.md",
     "integrations.md",

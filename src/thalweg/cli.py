@@ -174,12 +174,33 @@ def diagnose(
     train: Annotated[
         str, typer.Option(metavar="N", help="Follow N steps with SAM, on a copy.")
     ] = "0",
+    rho: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="A rho to judge; else that in the groups.")
+    ] = None,
+    power: Annotated[
+        str, typer.Option(metavar="NUMBER", help="A power whose rho is wanted, too.")
+    ] = "1.0",
+    start_loss: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="Loss before training; else a copy's, begun anew."),
+    ] = None,
+    batches: Annotated[str, typer.Option(metavar="N", help="How many batches are taken.")] = "8",
+    seed: Annotated[
+        str, typer.Option(metavar="N", help="Of the random vectors of the Hessian products.")
+    ] = "0",
 ) -> None:
     """Which rho: measure your own model, and what SAM would do with it."""
-    steps = _whole("--train", train)
+    settings: dict[str, Any] = {
+        "train": _whole("--train", train),
+        "rho": None if rho is None else _number("--rho", rho, above=0),
+        "power": _number("--power", power, at_least=0),
+        "start_loss": None if start_loss is None else _number("--start-loss", start_loss),
+        "batches": _whole("--batches", batches, at_least=1),
+        "seed": _whole("--seed", seed),
+    }
     from thalweg import diagnose_verb
 
-    diagnose_verb.run(target, json_=json_, folder=out, train=steps)
+    diagnose_verb.run(target, json_=json_, folder=out, **settings)
 
 
 def _told(meaning: str) -> Any:

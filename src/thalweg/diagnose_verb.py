@@ -21,19 +21,19 @@ RETURNS = (
 )
 
 
-def run(target: str, *, json_: bool, folder: Path | None, train: int) -> None:
+def run(target: str, *, json_: bool, folder: Path | None, **settings: Any) -> None:
     """Diagnose what a function returns, and print it.
 
     Args:
         target: ``MODULE:FUNCTION``, the module as it is imported or as a path to its file.
         json_: Whether to print JSON.
         folder: For the page and for ``diagnosis.json``, if any.
-        train: How many steps to follow.
+        **settings: Of :func:`thalweg.diagnose`.
 
     Raises:
         ThalwegError: If there is no such function, or it returns something else.
     """
-    found = diagnose(*build(target), train=train, progress=_tell)
+    found = diagnose(*build(target), progress=_tell, **settings)
     text = json.dumps(found.to_json())
     page = None
     if folder is not None:

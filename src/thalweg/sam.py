@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from thalweg import base, checks, gradients
 from thalweg.ascent import Method
 from thalweg.errors import number
+from thalweg.gear import Gear
 from thalweg.loop import Loops
 from thalweg.scaling import Scaling
 from thalweg.telemetry import Last, Pass
-from thalweg.walk import Gear, Walk
+from thalweg.walk import Walk
 
 
 class SAM:

@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thalweg import base, checks, gradients, parameters, replay
 from thalweg.ascent import Context, Method, Number, SAMGradient
-from thalweg.hold import Moves, Weights
-from thalweg.memory import Places, Remembered, chosen
-from thalweg.scaling import Scaling
+from thalweg.gear import Gear
+from thalweg.hold import Moves
+from thalweg.memory import chosen
 from thalweg.telemetry import Last, Pass, read
-from thalweg.watch import Watch
-
-
-class Gear:
-    """What all steps of a SAM object share.
-
-    Args:
-        optimizer: The base optimizer.
-        model: The module that is trained, or ``None``.
-        scaling: The gradient scaler.
-        telemetry: Whether the gradient at w + ε is measured, too.
-        keep_backup: Whether the copy of the weights is kept from step to step.
-    """
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        model: nn.Module | None,
-        scaling: Scaling,
-        *,
-        telemetry: bool,
-        keep_backup: bool,
-    ) -> None:
-        self.optimizer, self.model, self.scaling = optimizer, model, scaling
-        self.telemetry = telemetry
-        self.weights = Weights(model, keep=keep_backup)
-        self.watch = Watch(self.weights, telemetry=telemetry)
-        self.memory = Remembered()
-        self.places = Places(model)
-        self.agreed = functools.partial(base.agreed, model=model)
 
 
 class Walk:
@@ -266,9 +235,7 @@ class Walk:
         self._gear.weights.move(moves)
 
     def _context(self, held: Sequence[Tensor], point: int = 0) -> Context:
-        gear, page = self._gear, self._draft.of(held)
-        known = (gear.optimizer, held, self._step, page, gear.places, gear.agreed, point)
-        return base.context(*known, stepped=gear.scaling.stepped)
+        return self._gear.context(held, self._step, self._draft, point)
 
     def _learn(self, both: gradients.Both) -> None:
         """Tell the parts that want to know the gradient at w + ε."""

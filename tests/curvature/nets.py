@@ -56,6 +56,7 @@ def convnet():
 
 BUILDERS = {"mlp": mlp, "convnet": convnet, "attention": Attention}
 NAMES = list(BUILDERS)
+SIZES = [20, 7, 30, 7]
 
 
 def digits(n=64, dtype=torch.float64, start=0):
@@ -164,3 +165,26 @@ def turn(size, seed=0):
     """Return a random rotation, (size, size)."""
     draw = torch.Generator().manual_seed(seed)
     return torch.linalg.qr(torch.randn(size, size, generator=draw, dtype=torch.float64)).Q
+
+
+def batches(dtype=torch.float64):
+    """Return 64 images in batches of different sizes."""
+    x, y = digits(sum(SIZES), dtype)
+    return list(zip(x.split(SIZES), y.split(SIZES), strict=True))
+
+
+def noticing():
+    """Return a network in which a measurement could leave traces everywhere."""
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Linear(64, 5),
+        nn.BatchNorm1d(5),
+        nn.Dropout(0.4),
+        nn.Tanh(),
+        nn.BatchNorm1d(5, momentum=None),
+        nn.Linear(5, 10),
+    ).double()
+    model[4].eval()  # a layer of its own mode
+    loss_of(model, digits(16)).backward()
+    model[0].bias.grad = None
+    return model

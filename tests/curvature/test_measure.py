@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,38 +14,13 @@ import nets
 
 from thalweg import ThalwegError
 from thalweg.curvature import frozen, lambda_max, on_batch, over
-from thalweg.curvature.measure import examples, turned
 from thalweg.curvature.product import flat
 
 each_net = pytest.mark.parametrize("name", nets.NAMES)
-SIZES = [20, 7, 30, 7]
-
-
-def batches(dtype=torch.float64):
-    """Return 64 images in batches of different sizes."""
-    x, y = nets.digits(sum(SIZES), dtype)
-    return list(zip(x.split(SIZES), y.split(SIZES), strict=True))
 
 
 def vector(size, dtype=torch.float64):
     return torch.randn(size, generator=torch.Generator().manual_seed(1), dtype=dtype)
-
-
-def noticing():
-    """Return a network in which a measurement could leave traces everywhere."""
-    torch.manual_seed(3)
-    model = nn.Sequential(
-        nn.Linear(64, 5),
-        nn.BatchNorm1d(5),
-        nn.Dropout(0.4),
-        nn.Tanh(),
-        nn.BatchNorm1d(5, momentum=None),
-        nn.Linear(5, 10),
-    ).double()
-    model[4].eval()  # a layer of its own mode
-    nets.loss_of(model, nets.digits(16)).backward()
-    model[0].bias.grad = None
-    return model
 
 
 class StopError(Exception):
@@ -74,16 +47,16 @@ def fails_late(calls):
 @each_net
 def test_many_batches_are_one_big_one(name):
     model, _, dense = nets.known(name)
-    product = over(model, nets.loss_of, batches())
-    whole = on_batch(model, nets.loss_of, nets.digits(sum(SIZES)))
+    product = over(model, nets.loss_of, nets.batches())
+    whole = on_batch(model, nets.loss_of, nets.digits(sum(nets.SIZES)))
     v = vector(product.size)
     torch.testing.assert_close(product(v), dense @ v, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(product(v), whole(v), rtol=1e-9, atol=1e-11)
     assert product.loss == pytest.approx(whole.loss, rel=1e-12)
     torch.testing.assert_close(flat(product.gradient), flat(whole.gradient), rtol=1e-9, atol=1e-12)
-    assert product.examples == sum(SIZES)
+    assert product.examples == sum(nets.SIZES)
     # The mean of the batches' means is something else: the batches are not of one size.
-    means = torch.stack([on_batch(model, nets.loss_of, b)(v) for b in batches()]).mean(0)
+    means = torch.stack([on_batch(model, nets.loss_of, b)(v) for b in nets.batches()]).mean(0)
     assert float((means - whole(v)).abs().max()) > 1e-3
 
 
@@ -110,7 +83,7 @@ def test_a_loader_that_drops_the_rest_is_taken_as_it_is():
 
 @pytest.mark.parametrize("training", [False, True, None])
 def test_frozen_leaves_no_trace(training):
-    model = noticing()
+    model = nets.noticing()
     before = nets.state(model)
     with frozen(model, training):
         modes = [layer.training for layer in model.modules()]
@@ -130,12 +103,12 @@ def test_frozen_leaves_no_trace(training):
 
 @pytest.mark.parametrize("training", [False, True, None])
 def test_a_measurement_leaves_no_trace(training):
-    model = noticing()
+    model = nets.noticing()
     before = nets.state(model)
     one = on_batch(model, nets.loss_of, nets.digits(16), training=training)
     one(vector(one.size))
     assert nets.state(model) == before
-    many = over(model, nets.loss_of, batches(), training=training)
+    many = over(model, nets.loss_of, nets.batches(), training=training)
     many(vector(many.size))
     assert nets.state(model) == before
     lambda_max(many, most=3)
@@ -143,30 +116,26 @@ def test_a_measurement_leaves_no_trace(training):
 
 
 def test_nor_does_one_that_fails_in_the_middle():
-    model = noticing()
+    model = nets.noticing()
     before = nets.state(model)
     with pytest.raises(StopError):
         on_batch(model, fails, nets.digits(16), training=True)
     assert nets.state(model) == before
     for calls in (1, 3):
         with pytest.raises(StopError):
-            over(model, fails_late(calls), batches(), training=True)
+            over(model, fails_late(calls), nets.batches(), training=True)
         assert nets.state(model) == before
-    product = over(model, fails_late(6), batches(), training=True)
+    product = over(model, fails_late(6), nets.batches(), training=True)
     with pytest.raises(StopError):
         product(vector(product.size))
     assert nets.state(model) == before
 
-
-def test_nor_does_one_whose_progress_fails():
     def stop(done):
         if done == 2:
             raise StopError
 
-    model = noticing()
-    before = nets.state(model)
     with pytest.raises(StopError):
-        over(model, nets.loss_of, batches(), training=True, progress=stop)
+        over(model, nets.loss_of, nets.batches(), training=True, progress=stop)
     assert nets.state(model) == before
 
 
@@ -185,7 +154,7 @@ def test_evaluation_takes_running_statistics_and_training_the_batch():
 @pytest.mark.parametrize("many", [False, True])
 def test_dropout_is_the_same_in_every_product(many):
     model = nets.net("convnet")
-    chosen = batches() if many else [nets.digits(64)]
+    chosen = nets.batches() if many else [nets.digits(64)]
 
     def fresh():
         if many:
@@ -215,14 +184,14 @@ def test_dropout_is_the_same_in_every_product(many):
 def test_dropout_over_batches_is_that_of_a_plain_loop():
     model, v = nets.net("convnet"), vector(166)
     torch.manual_seed(5)
-    found = over(model, nets.loss_of, batches(), training=True)(v)
+    found = over(model, nets.loss_of, nets.batches(), training=True)(v)
     torch.manual_seed(5)
     w, total = list(model.parameters()), 0.0
     model.train()
-    for batch in batches():
+    for batch in nets.batches():
         slope = torch.autograd.grad(nets.loss_of(model, batch), w, create_graph=True)
         total += flat(torch.autograd.grad(flat(slope) @ v, w)) * len(batch[0])
-    torch.testing.assert_close(found, total / sum(SIZES), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found, total / sum(nets.SIZES), rtol=1e-9, atol=1e-11)
 
 
 def test_a_loader_that_draws_changes_no_mask():
@@ -236,13 +205,13 @@ def test_a_loader_that_draws_changes_no_mask():
     results = []
     for kind in (list, Drawing):
         torch.manual_seed(5)
-        results.append(over(model, nets.loss_of, kind(batches()), training=True)(v))
+        results.append(over(model, nets.loss_of, kind(nets.batches()), training=True)(v))
     assert torch.equal(*results)
 
 
 def test_double_precision_of_a_single_precision_model():
     model = nets.net("convnet", torch.float32).eval()
-    single = batches(torch.float32)
+    single = nets.batches(torch.float32)
     before = nets.state(model)
     product = over(model, nets.loss_of, single, dtype=torch.float64)
     dense = nets.dense(nets.net("convnet", torch.float32).double().eval(), nets.digits(64))
@@ -272,8 +241,8 @@ def test_some_of_the_parameters_give_a_block_in_the_models_order():
     v = vector(sum(p.numel() for p in last))
     for product in (
         on_batch(model, nets.loss_of, batch, parameters=last),
-        over(model, nets.loss_of, batches(), parameters=last),
-        over(model, nets.loss_of, batches(), parameters=last, dtype=torch.float64),
+        over(model, nets.loss_of, nets.batches(), parameters=last),
+        over(model, nets.loss_of, nets.batches(), parameters=last, dtype=torch.float64),
     ):
         assert product.size == len(v)
         torch.testing.assert_close(product(v), dense[place, place] @ v, rtol=1e-9, atol=1e-11)
@@ -284,7 +253,7 @@ def test_frozen_parameters_are_left_out():
     model[3].requires_grad_(False)
     for product in (
         on_batch(model, nets.loss_of, nets.digits(8)),
-        over(model, nets.loss_of, batches()),
+        over(model, nets.loss_of, nets.batches()),
     ):
         assert product.size == sum(p.numel() for p in model[5].parameters())
 
@@ -292,7 +261,7 @@ def test_frozen_parameters_are_left_out():
 def test_progress_is_told_in_every_product():
     model, _, _ = nets.known("mlp")
     told = []
-    product = over(model, nets.loss_of, batches(), progress=told.append)
+    product = over(model, nets.loss_of, nets.batches(), progress=told.append)
     assert told == [1, 2, 3, 4]  # for loss and gradient
     product(vector(product.size))
     assert told == [1, 2, 3, 4] * 2
@@ -317,79 +286,15 @@ def test_each_graph_is_freed_before_the_next_but_one_is_built():
         def backward(ctx, g):
             return g
 
-    over(model, lambda m, b: Watched.apply(nets.loss_of(m, b)), batches() * 3)(vector(172))
+    over(model, lambda m, b: Watched.apply(nets.loss_of(m, b)), nets.batches() * 3)(vector(172))
     assert len(counts) == 2 * 12
     assert max(counts) <= 2
 
 
 def test_a_changed_model_makes_it_invalid():
     model = nets.net("mlp")
-    product = over(model, nets.loss_of, batches())
+    product = over(model, nets.loss_of, nets.batches())
     nets.loss_of(model, nets.digits(8)).backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     with pytest.raises(ThalwegError, match="build the product anew"):
         product(vector(product.size))
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: iter(batches()), "batches must be something to go through again.*an iterator"),
-        (lambda: (b for b in batches()), "batches must be something to go through again"),
-        (lambda: zip(*nets.digits(4), strict=True), "batches must be something to go through"),
-        (list, "batches must hold at least one batch, got none"),
-        (lambda: [{"x": 1}], "a batch must hold a tensor whose first dimension"),
-    ],
-)
-def test_bad_batches_are_named(make, said):
-    model, _, _ = nets.known("mlp")
-    with pytest.raises(ThalwegError, match=said):
-        over(model, lambda m, b: m(nets.digits(4)[0]).square().mean(), make())
-
-
-def test_parameters_of_others_are_refused():
-    model, batch, _ = nets.known("mlp")
-    others = list(nets.net("mlp").parameters())
-    with pytest.raises(ThalwegError, match="parameters must be parameters of the model"):
-        over(model, nets.loss_of, batches(), parameters=others)
-    for bad in ([], model):
-        with pytest.raises(ThalwegError, match="parameters must"):
-            over(model, nets.loss_of, batches(), parameters=bad)
-        with pytest.raises(ThalwegError, match="parameters must"):
-            on_batch(model, nets.loss_of, batch, parameters=bad)
-
-
-def test_bad_losses_are_named_and_leave_no_trace():
-    model = noticing()
-    before = nets.state(model)
-    losses = {
-        "take the mean": lambda m, b: functional.cross_entropy(m(b[0]), b[1], reduction="none"),
-        "without a graph": lambda m, b: nets.loss_of(m, b).detach(),
-        "loss must be finite": lambda m, b: nets.loss_of(m, b) * torch.nan,
-        "got float": lambda m, b: nets.loss_of(m, b).item(),
-    }
-    for said, loss in losses.items():
-        for build in (
-            lambda loss=loss: on_batch(model, loss, nets.digits(16), training=True),
-            lambda loss=loss: over(model, loss, batches(), training=True),
-        ):
-            with pytest.raises(ThalwegError, match=said):
-                build()
-            assert nets.state(model) == before
-
-
-def test_examples_are_counted_in_any_form():
-    x = torch.zeros(6, 2)
-    assert examples(x) == examples([x, 0]) == examples({"a": torch.tensor(1.0), "x": x}) == 6
-    assert examples((torch.zeros(3), x)) == 3
-    for bad in (None, 3.0, [], torch.tensor(1.0), {"x": "text"}):
-        with pytest.raises(ThalwegError, match="a batch must hold a tensor whose first dimension"):
-            examples(bad)
-
-
-def test_batches_are_turned_where_they_float():
-    batch = {"x": (torch.zeros(1), "text"), "y": torch.zeros(1, dtype=torch.int32), "n": 2}
-    found = turned(batch, torch.float64)
-    assert found["x"][0].dtype == torch.float64
-    assert (found["x"][1], found["y"].dtype, found["n"]) == ("text", torch.int32, 2)
-    assert batch["x"][0].dtype == torch.float32

@@ -134,6 +134,9 @@ def bad_sam(**changed):
         (lambda: Monitor(bad_sam(), nn.MSELoss, pair(), every=0), "every must be a whole"),
         (lambda: Monitor(bad_sam(), 3, pair()), "loss_of must be a function"),
         (lambda: Monitor(bad_sam(), print, pair(), share=0), "share must be"),
+        (lambda: Monitor(bad_sam(), print, pair(), share=2), "below 1, got 2: pass 0.05"),
+        (lambda: Monitor(bad_sam(), print, pair(), share="x"), "share must be"),
+        (lambda: Monitor(bad_sam(), print, pair(), every=3, share=0.1), "must not both be given"),
         (lambda: Monitor(bad_sam(), print, pair(), to=3), "to must be a path"),
     ],
 )
@@ -142,7 +145,9 @@ def test_bad_arguments(make, message):
         make()
 
 
-def test_ranks_must_sample_alike():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_ranks_must_sample_alike(compiled):
     model = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    model = types.SimpleNamespace(_orig_mod=model) if compiled else model
     with pytest.raises(ThalwegError, match="every must be given under Distributed"):
         Monitor(bad_sam(model=model), print, pair())

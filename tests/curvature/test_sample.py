@@ -13,7 +13,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_runs import half_squares, pair, sgd, small, train, two_groups, watched
+from small_runs import half_squares, pair, small, train, two_groups, watched
 
 from thalweg import SAM, Method, theory
 from thalweg.curvature.monitor import Monitor
@@ -39,13 +39,16 @@ def test_one_sample_against_the_dense_hessian(power):
     def base(params):
         return torch.optim.SGD(params, lr=0.2, momentum=0.5, weight_decay=0.01, nesterov=True)
 
-    _, _, (record,) = watched(model, base, power=power)
+    _, monitor, (record,) = watched(model, base, power=power)
     close = pytest.approx
     assert record["step"] == 0
     assert record["loss"] == close(loss(w).item())
     assert record["lambda_max"] == close(float(values[-1]), rel=0.01)
     assert abs(record["lambda_max"] - float(values[-1])) <= record["residual"] + 1e-12
-    assert record["alignment"] == close(float(abs(g @ vectors[:, -1]) / g.norm()), abs=0.05)
+    vector = monitor._vector
+    assert record["alignment"] == close(float(abs(g @ vector) / g.norm()))
+    sine = record["residual"] / (record["lambda_max"] - float(values[-2]))  # Davis and Kahan
+    assert float(vector @ vectors[:, -1]) ** 2 >= 1 - sine**2 > 0.9
     assert abs(record["trace"] - float(hessian.trace())) < 5 * record["trace_error"]
     assert record["grad_norm"] == close(float(g.norm()))
     assert record["perturbation_norm"] == close(float(e.norm()))
@@ -69,12 +72,14 @@ def test_without_a_trace_fewer_products_are_taken():
     assert with_it["products"] == without["products"] + 4
 
 
-def test_another_eigenvalue_that_grows_larger_is_found():
+@pytest.mark.parametrize("seen", [1.0, 0.0])  # by the gradient
+def test_another_eigenvalue_that_grows_larger_is_found(seen):
     diagonal = torch.full((200,), 0.1, dtype=torch.float64)
-    diagonal[0], diagonal[1] = 3.0, 1.0
+    diagonal[0], diagonal[1] = 3.0, 2.7
     model = nn.Linear(200, 1, bias=False).double()
     with torch.no_grad():
         model.weight.fill_(1.0)
+        model.weight[0, 1] = seen
 
     def loss_of(model, batch):
         return (diagonal * model.weight[0] ** 2).sum() / 2
@@ -82,45 +87,28 @@ def test_another_eigenvalue_that_grows_larger_is_found():
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model)
     monitor = Monitor(sam, loss_of, torch.zeros(1))
     assert monitor.last["lambda_max"] == pytest.approx(3.0, rel=0.01)
-    diagonal[0], diagonal[1] = 1.0, 3.0
-    # The last eigenvector, were it exact, is an eigenvector still: of a smaller eigenvalue.
-    monitor._vector = torch.eye(200, dtype=torch.float64)[0]
-    assert monitor.sample()["lambda_max"] == pytest.approx(3.0, rel=0.01)
+    diagonal[0], diagonal[1] = 2.7, 3.0
+    for monitor.steps in range(10):  # other random numbers
+        # The last eigenvector, were it exact, is an eigenvector still: of a smaller eigenvalue.
+        monitor._vector = torch.eye(200, dtype=torch.float64)[0]
+        assert monitor.sample()["lambda_max"] == pytest.approx(3.0, rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("base", "reason"),
+    ("options", "reason"),
     [
-        (lambda params: torch.optim.AdamW(params), "AdamW scales the entries"),
-        (two_groups(lr=0.2), "differ in lr"),
-        (two_groups(rho=0.2), "differ in rho"),
-        (two_groups(momentum=0.5), "differ in momentum"),
-        (sgd(maximize=True), "maximize"),
-        (lambda params: torch.optim.SGD(params, lr=0.0), "eta"),
-        (sgd(weight_decay=30.0), "weight_decay"),
+        ({"base": lambda params: torch.optim.AdamW(params)}, "AdamW scales the entries"),
+        ({"base": two_groups(rho=0.2)}, "differ in rho"),
+        ({"method": Method(filter=lambda p, *_: p.ndim > 1)}, "some are not"),
+        ({"method": Method(combine=lambda here, uphill: here)}, "does something else"),
     ],
 )
-def test_where_there_is_no_edge_it_says_why(base, reason):
-    _, _, (record,) = watched(base=base)
+def test_where_there_is_no_edge_it_says_why(options, reason):
+    _, _, (record,) = watched(**options)
     assert math.isnan(record["edge"])
     assert math.isnan(record["ratio"])
     assert reason in record["edge_missing"]
     assert record["lambda_max"] > 0
-
-
-@pytest.mark.parametrize(
-    ("base", "expected"),
-    [
-        (sgd(momentum=0.9, dampening=0.5), lambda g: theory.edge(0.05, 0.05, g, momentum=0.9)),
-        (sgd(dampening=0.5), lambda g: theory.edge(0.1, 0.05, g)),  # without momentum it is idle
-        (two_groups(weight_decay=0.1), lambda g: theory.edge(0.1, 0.05, g, weight_decay=0.1)),
-        (two_groups(rho=0.05), lambda g: theory.edge(0.1, 0.05, g)),
-    ],
-)
-def test_the_edge_of_other_settings(base, expected):
-    _, _, (record,) = watched(base=base)
-    assert record["edge"] == pytest.approx(expected(record["grad_norm"]))
-    assert record["edge_missing"] == ""
 
 
 def test_a_cap_that_bites_is_a_radius_of_its_own():
@@ -165,7 +153,7 @@ def test_a_learning_rate_is_read_as_the_step_had_it():
 
 
 def test_a_schedule_of_rho_stands_where_the_last_step_had_it():
-    sam, _, records = watched(method=Method(schedule=lambda rho, step: rho * (1 + step)))
+    sam, _, records = watched(method=Method(schedule=lambda rho, step, _: rho * (1 + step)))
     train(sam, half_squares, [pair()] * 3)
     assert [record["rho"] for record in records] == pytest.approx([0.05, 0.05, 0.1, 0.15])
     assert records[-1]["perturbation_norm"] == pytest.approx(0.15)
@@ -183,3 +171,23 @@ def test_weights_of_16_bits_are_measured_in_32():
     assert record["lambda_max"] == pytest.approx(wide["lambda_max"], rel=0.01)
     assert record["grad_norm"] == pytest.approx(wide["grad_norm"], rel=1e-5)
     train(sam, half_squares, [batch])  # SAM would say it in its first step: it has been said
+
+
+def test_weights_of_several_dtypes_are_measured_in_the_widest():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(5, 4).bfloat16(), nn.Linear(4, 3).double()
+
+        def forward(self, x):
+            hidden = self.first(x.to(self.first.weight.dtype)).tanh()
+            return self.last(hidden.to(self.last.weight.dtype))
+
+    model = Mixed()
+    _, _, (record,) = watched(model, rho=0.5)
+    _, _, (wide,) = watched(copy.deepcopy(model).double(), rho=0.5)
+    same = ("loss", "lambda_max", "trace", "grad_norm", "perturbation_norm", "edge")
+    assert [record[name] for name in same] == pytest.approx([wide[name] for name in same])
+    assert record["loss_rise"] == pytest.approx(wide["loss_rise"], rel=0.1)  # ε is rounded
+    assert record["fidelity"] > 0.99

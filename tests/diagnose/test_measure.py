@@ -15,7 +15,7 @@ import thalweg
 import thalweg.diagnose
 from thalweg import ThalwegError
 from thalweg.curvature import hessian_vector_product
-from thalweg.diagnose import measure as measuring
+from thalweg.diagnose import scan
 from thalweg.diagnose.measure import first, noise_scale
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -48,7 +48,9 @@ def test_a_quadratic_is_measured_as_its_formulas_say():
     assert m.loss == pytest.approx(float((h * w * w).sum() / 2), rel=1e-12)
     assert m.weight_norm == pytest.approx(float(w.norm()), rel=1e-12)
     assert m.grad_norm == m.mean_grad_norm == pytest.approx(length, rel=1e-12)
-    assert m.lambda_max == pytest.approx(8.0, rel=1e-2)
+    assert m.lambda_max == pytest.approx(8.0, rel=1e-6)
+    assert m.spectrum.nodes == pytest.approx(sorted(EIGENVALUES * 2), rel=1e-9)
+    assert m.spectrum.weights == pytest.approx([1 / 6] * 6, rel=1e-9)
     assert m.trace == pytest.approx(12.0, rel=1e-9)
     assert m.scan.curvature == pytest.approx([bend] * len(m.scan.rho), rel=1e-6)
     rise = [rho * length + 0.5 * rho**2 * bend for rho in m.scan.rho]
@@ -71,7 +73,7 @@ def test_the_noise_scale_is_the_one_that_the_data_have():
     for _ in range(200):
         noise = spread * torch.randn(n, m, 3, generator=draw, dtype=torch.float64)
         each = slope + noise.mean(1)
-        found.append(noise_scale(each.norm(dim=1).tolist(), float(each.mean(0).norm()), m))
+        found.append(noise_scale(each.norm(dim=1).tolist(), float(each.mean(0).norm()), [m] * n))
     scales = torch.tensor(found)
     expected = 3 * spread**2 / float(slope.square().sum())
     # Of the mean over 200 draws: four standard errors, and 1 % for the ratio's own bias.
@@ -83,9 +85,9 @@ def test_the_noise_scale_is_the_one_that_the_data_have():
 
 
 def test_the_noise_scale_at_its_ends():
-    assert math.isnan(noise_scale([1.0], 1.0, 8))
-    assert noise_scale([2.0, 2.0, 2.0], 2.0, 8) == 0.0
-    assert noise_scale([1.0, 1.0], 0.1, 8) == math.inf
+    assert math.isnan(noise_scale([1.0], 1.0, [8]))
+    assert noise_scale([2.0, 2.0, 2.0], 2.0, [8] * 3) == 0.0
+    assert noise_scale([1.0, 1.0], 0.1, [8, 8]) == math.inf
 
 
 def test_the_spread_of_the_loss_is_that_of_the_batches():
@@ -120,7 +122,10 @@ def test_the_upper_end_is_where_the_rise_is_half_off():
     rho = 0.01
     for _ in range(100):
         rho = ((rho + rho**2 / 4) / 40) ** 0.25
-    assert m.upper == pytest.approx(rho, rel=0.1)  # between points of a quarter decade
+    # Between two points of a quarter decade, on a line: below the truth, for the excess is bent.
+    point = next(i for i, r in enumerate(m.scan.rho) if r > rho)
+    assert m.scan.rho[point - 1] < m.upper < rho
+    assert m.upper == pytest.approx(rho, rel=0.12)
 
 
 def test_the_gradient_turns_uphill_beyond_the_ridge():
@@ -146,7 +151,12 @@ def test_hessian_products_agree_with_the_dense_hessian():
     )
     dense = torch.stack([product(row) for row in torch.eye(product.size).double()])
     values = torch.linalg.eigvalsh((dense + dense.mT) / 2)
-    assert m.lambda_max == pytest.approx(float(values[-1]), rel=2e-2)
+    assert m.lambda_max == pytest.approx(float(values[-1]), rel=1e-3)
+    nodes, weights = torch.tensor(m.spectrum.nodes), torch.tensor(m.spectrum.weights)
+    # Of two random vectors: what their quadrature knows is a mean over 418 eigenvalues, twice.
+    spread = float((2 * values.square().mean() / values.numel() / 2) ** 0.5)
+    assert abs(float(nodes @ weights) - float(values.mean())) < 4 * spread
+    assert float(nodes.max()) == pytest.approx(float(values[-1]), rel=1e-2)
     assert abs(m.trace - float(values.sum())) < 5 * m.trace_error + 1e-9
     assert m.trace_error < 0.2 * abs(m.trace)
 
@@ -221,7 +231,7 @@ def test_nothing_is_touched_where_the_loss_raises(lived_in, at):
 def test_the_check_of_what_is_touched_can_fail(lived_in, monkeypatch):
     model, loader, optimizer = lived_in
     before = state(model, optimizer)
-    monkeypatch.setattr(measuring.Weights, "release", lambda self: None)
+    monkeypatch.setattr(scan.Weights, "release", lambda self: None)
     thalweg.diagnose(model, subjects.loss_of, loader, optimizer)
     assert not same(state(model, optimizer), before)
 
@@ -233,35 +243,6 @@ def test_every_rho_sees_the_same_dropout():
     slope = m.scan.rise[2] / m.scan.rho[2]
     assert slope == pytest.approx(m.grad_norm, rel=0.05)
     assert m.scan.cosine[0] > 0.999
-
-
-def test_layers_held_in_evaluation_mode_are_measured_in_it():
-    model, loader = subjects.convnet(dropout=0.0), subjects.digits()
-    losses = {}
-    for mode in (True, False):
-        model.train()
-        model[1].train(mode)
-        m = measured(model, subjects.loss_of, loader, sgd(model))
-        again = copy.deepcopy(model)
-        losses[mode] = sum(float(subjects.loss_of(again, b).detach()) for b in loader) / 4
-        assert m.loss == pytest.approx(losses[mode], rel=1e-6)
-    assert losses[True] != pytest.approx(losses[False], rel=1e-3)
-
-
-def test_only_what_the_optimizer_trains_is_moved():
-    model = subjects.convnet()
-    last = torch.optim.SGD(model[-1].parameters(), lr=0.1)
-    m = measured(model, subjects.loss_of, subjects.digits(), last)
-    assert m.parameters == sum(p.numel() for p in model[-1].parameters())
-    assert m.largest_name.startswith("5.")
-    assert 0.5 < m.largest_share <= 1
-
-
-def test_what_takes_no_gradient_is_not_moved():
-    model = subjects.convnet()
-    model[0].requires_grad_(False)
-    m = measured(model, subjects.loss_of, subjects.digits(), sgd(model))
-    assert m.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def test_the_batches_are_the_loader_s_first_and_its_shuffling_goes_on():

@@ -15,8 +15,7 @@ from torch import nn
 import thalweg
 import thalweg.diagnose
 from thalweg import SAM, ThalwegError, diagnose_verb
-from thalweg.diagnose.page import charts, write_page
-from thalweg.results import Line
+from thalweg.cli import app
 
 sys.path.insert(0, str(Path(__file__).parent))
 import subjects
@@ -73,8 +72,8 @@ def script(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def run(target, json_=False, out=None, train=0):
-    diagnose_verb.run(target, json_=json_, folder=out, train=train)
+def run(target, json_=False, out=None, **settings):
+    diagnose_verb.run(target, json_=json_, folder=out, **settings)
 
 
 @pytest.mark.parametrize("target", ["own_script:build", "own_script.py:build"])
@@ -229,19 +228,33 @@ def test_a_compiled_model_is_measured_as_itself():
     assert found.to_json() == thalweg.diagnose(model, loss, loader, optimizer).to_json()
 
 
-def test_the_page_draws_what_was_measured(tmp_path):
-    found = thalweg.diagnose(*four(), train=3)
-    scan, steps = charts(found)
-    drawn = {layer.name: layer for axes in scan.axes for layer in axes.layers}
-    assert drawn["measured"].x == list(found.measured.scan.rho)
-    assert drawn["cosine"].y == list(found.measured.scan.cosine)
-    assert drawn["recommended"].x == [found.rho, found.rho]
-    lines = [layer for axes in steps.axes for layer in axes.layers]
-    assert all(isinstance(layer, Line) and len(layer.x) == 3 for layer in lines)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ThalwegError, match="must be writable"):
-        write_page(found, tmp_path / "file")
-    assert "&lt;b&gt;" in write_page(found, tmp_path, "<b>").read_text(encoding="utf-8")
+OPTIONS = {
+    "--rho": ("0.3", "asked", 0.3),
+    "--start-loss": ("7.5", "start_loss", 7.5),
+    "--batches": ("2", "batches", 2),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_reach_the_measurement(script, capsys, name):
+    word, key, value = OPTIONS[name]
+    said = command(capsys, "own_script:build", "--json", name, word)
+    assert (said["asked"] if key == "asked" else said["measured"][key]) == value
+
+
+def test_seed_and_power_reach_it_too(script, capsys, monkeypatch):
+    given = {}
+    monkeypatch.setattr(diagnose_verb, "run", lambda target, **settings: given.update(settings))
+    command(capsys, "own_script:build", "--seed", "4", "--power", "0.25", parse=False)
+    assert (given["seed"], given["power"], given["rho"]) == (4, 0.25, None)
+    for wrong in (["--seed", "x"], ["--power", "-1"], ["--rho", "0"], ["--start-loss", "nan"]):
+        with pytest.raises(ThalwegError, match=wrong[0]):
+            command(capsys, "own_script:build", *wrong)
+
+
+def command(capsys, *words, parse=True):
+    app(["diagnose", *words], standalone_mode=False)
+    return json.loads(capsys.readouterr().out) if parse else None
 
 
 @pytest.mark.parametrize("name", ["diagnose_convnet", "diagnose_transformer"])
@@ -257,8 +270,9 @@ def test_examples(name):
     assert 0 < m.lower < found.rho < m.upper
     assert found.rho <= 0.5 * m.flip
     assert m.lambda_max > 0
-    assert m.base.plain is (name == "diagnose_convnet")
-    assert all((one.edge is not None) is m.base.plain for one in found.edges)
+    plain = not m.base.missing
+    assert plain is (name == "diagnose_convnet")
+    assert all((one.edge is not None) is plain for one in found.edges)
     # Curvature along the gradient is at most λ_max of that batch, and well above a random
     # direction's.
     mean = m.trace / m.parameters

@@ -47,7 +47,7 @@ class EverySecond:
 
 
 class Growing:
-    def __call__(self, rho, step):
+    def __call__(self, rho, step, lr):
         return rho * (1 + step / 10)
 
 

@@ -43,7 +43,7 @@ class EverySecond:
 class Warming:
     """A radius that grows."""
 
-    def __call__(self, rho, step):
+    def __call__(self, rho, step, lr):
         return rho * min(1.0, (step + 1) / 5)
 
 

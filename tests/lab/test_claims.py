@@ -217,24 +217,24 @@ def test_the_verdict_on_record_is_reached(name):
 SAM_GRADIENT = simulate.Step.sam_gradient
 
 
-def no_rho(self, w, settings, batch):
-    return SAM_GRADIENT(self, w, settings._replace(rho=0 * settings.rho), batch)
+def no_rho(self, w, settings, *rest):
+    return SAM_GRADIENT(self, w, settings._replace(rho=0 * settings.rho), *rest)
 
 
-def other_sign(self, w, settings, batch):
-    return SAM_GRADIENT(self, w, settings._replace(rho=-settings.rho), batch)
+def other_sign(self, w, settings, *rest):
+    return SAM_GRADIENT(self, w, settings._replace(rho=-settings.rho), *rest)
 
 
-def always_normalized(self, w, settings, batch):
-    return SAM_GRADIENT(self, w, settings._replace(power=1.0), batch)
+def always_normalized(self, w, settings, *rest):
+    return SAM_GRADIENT(self, w, settings._replace(power=1.0), *rest)
 
 
-def never_normalized(self, w, settings, batch):
-    return SAM_GRADIENT(self, w, settings._replace(power=0.0), batch)
+def never_normalized(self, w, settings, *rest):
+    return SAM_GRADIENT(self, w, settings._replace(power=0.0), *rest)
 
 
-def twice_as_far(self, w, settings, batch):
-    return SAM_GRADIENT(self, w, settings._replace(rho=2 * settings.rho), batch)
+def twice_as_far(self, w, settings, *rest):
+    return SAM_GRADIENT(self, w, settings._replace(rho=2 * settings.rho), *rest)
 
 
 SPOILED = [

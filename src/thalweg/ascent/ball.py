@@ -29,6 +29,10 @@ from thalweg.errors import ThalwegError
 Over = Literal["all", "layer", "tensor"]
 
 
+#: Of a dual norm, from which on what is multiplied once more is too large for float32.
+_LARGE = 1e15
+
+
 class Ball(Protocol):
     """A neighbourhood of the weights."""
 
@@ -129,7 +133,10 @@ class L2(_Scaled):
         direction = _wide(direction)
         units = self.scale(direction, context)
         stretched = _times(units, direction, context)
-        return _times(units, stretched, context), context.norm(stretched)
+        norm = context.norm(stretched)
+        if isinstance(norm, float) and norm > _LARGE:  # s would overflow before ε does
+            stretched = [t.double() for t in stretched]
+        return _times(units, stretched, context), norm
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 
 from thalweg.curvature.product import Product, flat
-from thalweg.curvature.trace import finite
+from thalweg.curvature.trace import drawn, finite, unit
 from thalweg.errors import ThalwegError, number, whole
 
-#: Of a random vector in the start, and of the gradient beside a former eigenvector: what those
-#: lack must be found, too.
-_SHARE, _GRADIENT = 0.1, 0.1
+#: Of what stands in the start beside the gradient, or beside a former eigenvector and a random
+#: vector as long: what those lack must be found, too.
+_SHARE = 0.3
+#: Products after the first at which all is well. An eigenvalue that was overlooked grows out of the
+#: residual meanwhile, and the next value found rises with it, by more than this share of the gap.
+_AGAIN, _SETTLED = 2, 0.3
 #: Vectors that are held when one eigenvalue is asked for at the lower end, where they lie close.
 _ROOM_BELOW = 20
-_LEAST_WARM, _LEAST_BELOW = 4, 10  #: Products: from a former vector; where values lie close.
+_LEAST_WARM, _LEAST_BELOW = 6, 10  #: Products: from a former vector; where values lie close.
 #: Entries of every vector that are worked on at a time, so that this takes no memory to speak of.
 _COLUMNS = 2**14
 
@@ -36,7 +39,8 @@ class Eigenpairs:
         vectors: Unit eigenvectors over all the parameters in their order, (k, D).
         residuals: ‖Hv − λv‖, (k,). Some eigenvalue lies within this of the value.
         products: Products taken.
-        converged: Whether the error asked for was reached.
+        converged: Whether the error was estimated to be small enough at three products in a row.
+            An estimate knows nothing of an eigenvalue that was overlooked: see :func:`lambda_max`.
     """
 
     values: Tensor
@@ -72,10 +76,17 @@ def lambda_max(
 ) -> Eigenpairs:
     """Return the largest eigenvalue: the curvature in the direction that bends most upwards.
 
+    A search may overlook it: where the start has little of its vector, and the next eigenvalue is
+    near. Of 1000 searches each on quadratics of 1000 parameters whose second eigenvalue lies 10, 5,
+    2 and 1 % below the first (the others below a quarter of it), 3, 4, 15 and 41 ended at the
+    second and said ``converged``; of 315 on small networks on digits none, of as many for the three
+    largest and for the smallest eigenvalue 2 and 3. Another ``seed`` is another chance.
+
     Args:
         product: From :func:`hessian_vector_product` or another of its kind.
         tolerance: Error of the value that is enough, relative to the largest size of an eigenvalue
-            found. Estimated by 2·residual²/gap, gap being the distance to the next value found.
+            found. Estimated by 2·residual²/gap, gap being the distance to the next value found,
+            once that has settled; it must be small enough at three products in a row.
         most: Products after which the search ends, whatever is reached.
         room: Vectors held at a time, each of the size of a gradient; more need fewer products
             where many eigenvalues lie close.
@@ -197,6 +208,7 @@ def _search(
         raise ThalwegError(f"k must be at most {product.size}, the number of entries, got {k}")
     room = min(whole("room", room, at_least=min(k + 1, product.size)), product.size)
     least = _LEAST_WARM if start is not None else _LEAST_BELOW if sign < 0 else k
+    row, following = 0, math.nan  # products in a row at which all was well; the next value there
     w = _start(product, start, seed, sign)
     held = w.new_empty(room, product.size)
     small = torch.zeros(room, room, dtype=torch.float64)
@@ -219,10 +231,10 @@ def _search(
         residuals = length * mix[-1].abs()
         # What is left of a vector within the span is rounding: it has no direction.
         full = length <= 100 * torch.finfo(w.dtype).eps * scale
-        enough = full or (taken >= least and _enough(values, residuals, k, tolerance * scale))
-        if count >= k and enough:
-            break
-        if count == product.size or taken == most:
+        row = row + 1 if _enough(values, residuals, k, tolerance * scale, following) else 0
+        following = float(values[k]) if count > k else math.nan
+        enough = full or (taken >= least and row > _AGAIN)
+        if (count >= k and enough) or count == product.size or taken == most:
             break
         if count == room:
             keep = max(k, room - max(1, room // 3))
@@ -246,9 +258,12 @@ def _search(
     )
 
 
-def _enough(values: Tensor, residuals: Tensor, k: int, allowed: float) -> bool:
+def _enough(values: Tensor, residuals: Tensor, k: int, allowed: float, following: float) -> bool:
     """Whether the error of each of the first k values is within what is allowed."""
-    if len(values) <= k and float(residuals[: len(values)].max()) > allowed:
+    if len(values) <= k:
+        return False
+    # While the next value rises, it tells nothing of the gap. NaN is what has not been seen.
+    if not abs(float(values[k]) - following) <= _SETTLED * float(values[k - 1] - values[k]):
         return False
     for i in range(k):
         residual = float(residuals[i])
@@ -266,14 +281,11 @@ def _enough(values: Tensor, residuals: Tensor, k: int, allowed: float) -> bool:
 def _start(product: Product, start: Tensor | None, seed: int, sign: float) -> Tensor:
     """A vector that lacks no direction: a former eigenvector alone would never be left again."""
     noise = drawn(product, seed)
-    if start is None and sign < 0:
-        return noise
-    found = _SHARE * noise
     gradient = flat(product.gradient)
-    if sign > 0 and 0 < float(torch.linalg.vector_norm(gradient)) < math.inf:
-        found = found + (1.0 if start is None else _GRADIENT) * unit(gradient)
+    usable = sign > 0 and 0 < float(torch.linalg.vector_norm(gradient)) < math.inf
+    gradient = unit(gradient) if usable else torch.zeros_like(noise)
     if start is None:
-        return found
+        return noise if sign < 0 else gradient + _SHARE * noise
     if not isinstance(start, Tensor) or start.shape[-1:] != (product.size,) or start.ndim > 2:
         got = tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__
         raise ThalwegError(
@@ -282,19 +294,5 @@ def _start(product: Product, start: Tensor | None, seed: int, sign: float) -> Te
         )
     begin: Tensor = start.reshape(-1, product.size).sum(0).to(noise)
     if not 0 < float(torch.linalg.vector_norm(begin)) < math.inf:
-        return found
-    return found + unit(begin)
-
-
-def drawn(product: Product, seed: int) -> Tensor:
-    """Return a random unit vector, the same for the same seed on every device; (D,)."""
-    like = product.parameters[0]
-    draw = torch.Generator().manual_seed(seed)
-    noise: Tensor = torch.randn(product.size, generator=draw, dtype=like.dtype)
-    return unit(noise.to(like.device))
-
-
-def unit(vector: Tensor) -> Tensor:
-    """Return a vector scaled to length 1."""
-    found: Tensor = vector / torch.linalg.vector_norm(vector)
-    return found
+        return noise
+    return unit(begin) + noise + _SHARE * gradient

@@ -5,16 +5,23 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thalweg import replay
 from thalweg.curvature.graphs import double_backward, taken
-from thalweg.curvature.measure import LossOf, examples, frozen, numbers_of, turned
-from thalweg.curvature.product import Product, averaged
+from thalweg.curvature.product import Product, summed
+from thalweg.curvature.setting import (
+    LossOf,
+    Setting,
+    again,
+    examples,
+    frozen,
+    same_again,
+    unsynchronized,
+)
 from thalweg.errors import ThalwegError
 from thalweg.hold import Weights
 
@@ -27,12 +34,13 @@ class Losses:
     the same whether a gradient is wanted or not: other kernels would round otherwise.
 
     Args:
-        model: The model. Within DistributedDataParallel the mean is over all ranks.
+        model: The model. Within DistributedDataParallel the mean is over the examples of all.
         loss_of: A function of a model and a batch that returns the mean loss, zero-dimensional.
         batches: Gone through once for every loss.
         parameters: Which are moved; all that require a gradient unless told otherwise.
         training: The mode; see :func:`frozen`.
         dtype: Measure a copy of the model in this dtype.
+        progress: Called with ``evaluations`` after every loss.
 
     Attributes:
         model: The model, or the copy of it.
@@ -40,7 +48,7 @@ class Losses:
         evaluations: How many losses were taken, with or without a gradient.
 
     Raises:
-        ThalwegError: If batches cannot be gone through again, or parameters do not fit.
+        ThalwegError: As :func:`thalweg.curvature.over`.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -60,41 +68,16 @@ class Losses:
         parameters: Sequence[Tensor] | None = None,
         training: bool | None = False,
         dtype: torch.dtype | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
-        model = getattr(model, "_orig_mod", model)
-        if not isinstance(model, nn.Module) or not callable(loss_of):
-            raise ThalwegError(
-                f"model and loss_of must be a module and a function of a model and a batch, got "
-                f"{type(model).__name__} and {type(loss_of).__name__}"
-            )
-        if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
-            raise ThalwegError(
-                "batches must be something to go through again for every loss, got "
-                f"{type(batches).__name__}: pass a list of batches, or a loader that does not "
-                "shuffle"
-            )
-        own = list(model.parameters())
-        chosen = set(own if parameters is None else parameters)
-        places = [i for i, p in enumerate(own) if p in chosen and p.requires_grad]
-        if not chosen <= set(own):
-            raise ThalwegError(
-                "parameters must be parameters of the model, got others: pass some of "
-                "model.parameters()"
-            )
-        self._loss_of = loss_of
-        if dtype is not None:
-            model = copy.deepcopy(model).to(dtype)
-            own = list(model.parameters())
-            self._loss_of = lambda model, batch: loss_of(model, turned(batch, dtype))
-        distributed = isinstance(model, nn.parallel.DistributedDataParallel)
-        self._group: Any = model.process_group if distributed else None
-        self._quiet: Callable[[], Any] = contextlib.nullcontext
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            self._quiet = model.no_sync
-        self.model, self._batches, self._training = model, batches, training
-        self.parameters = Product([own[i] for i in places]).parameters
+        setting = Setting.of(model, loss_of, batches, parameters, dtype)
+        self.model, self._loss_of = setting.model, setting.loss_of
+        self._batches, self._group, self._training = setting.batches, setting.group, training
+        self.parameters = Product(setting.parameters).parameters
+        self._progress = progress or (lambda done: None)
+        self._examples = 0  # of all ranks
         self.evaluations = 0
-        self._weights = Weights(model)
+        self._weights = Weights(self.model)
 
     @contextlib.contextmanager
     def at(self, epsilon: Sequence[Tensor]) -> Iterator[None]:
@@ -146,10 +129,11 @@ class Losses:
             batch: The batch.
         """
         alone = copy.copy(self)
-        alone._batches, alone._group, alone.evaluations = [batch], None, 0
+        alone._batches, alone._group, alone._examples, alone.evaluations = [batch], None, 0, 0
+        alone._progress = lambda done: None
         return alone
 
-    def groups(self, m: int) -> Iterator[tuple[Losses, int]]:
+    def groups(self, m: int) -> Generator[tuple[Losses, int]]:
         """Cut every batch into groups of m examples; what is left of one is a smaller group.
 
         Args:
@@ -158,38 +142,44 @@ class Losses:
         Yields:
             The losses of the group, and how many examples it holds.
         """
-        before = self._numbers()
-        for done, batch in enumerate(self._batches):
-            if not done:
-                before.put_back()  # loaders draw, too
-            total = examples(batch)
-            for start in range(0, total, m):
-                yield self.of(_cut(batch, start, m, total)), min(m, total - start)
+        with again(self._batches, self.parameters) as each:
+            for batch in each:
+                total = examples(batch)
+                for start in range(0, total, m):
+                    yield self.of(_cut(batch, start, m, total)), min(m, total - start)
 
     def unnoticed(self) -> contextlib.AbstractContextManager[None]:
         """Let a block leave no trace in modes, buffers and torch's random numbers."""
         return frozen(self.model, self._training)
 
+    def told(self, evaluations: int) -> None:
+        """Count losses that were taken elsewhere, and tell of the progress.
+
+        Args:
+            evaluations: How many.
+        """
+        self.evaluations += evaluations
+        self._progress(self.evaluations)
+
     def over_ranks(self, values: Sequence[float]) -> list[float]:
-        """Return numbers averaged over the ranks, where there are some.
+        """Return numbers summed over the ranks, where there are some.
 
         Args:
             values: As many on every rank.
         """
-        like = self.parameters[0].device
-        found = torch.tensor(values, dtype=torch.float64, device=like)
-        mean: list[float] = averaged([found], self._group)[0].tolist()
-        return mean
+        found = torch.tensor(values, dtype=torch.float64, device=self.parameters[0].device)
+        return summed([found], self._group)[0].tolist()
 
     def _taken(self, *, gradient: bool) -> tuple[float, list[Tensor]]:
-        self.evaluations += 1
         total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
         slopes = [torch.zeros_like(p) for p in self.parameters] if gradient else []
-        before, seen = self._numbers(), 0
-        with self.unnoticed(), self._quiet():
-            for batch in self._batches:
-                if not seen:
-                    before.put_back()  # as for groups
+        seen = total.clone()
+        with (
+            self.unnoticed(),
+            unsynchronized(self.model),
+            again(self._batches, self.parameters) as each,
+        ):
+            for batch in each:
                 with double_backward():
                     value = _one_number(self._loss_of(self.model, batch))
                 count = examples(batch)
@@ -197,14 +187,11 @@ class Losses:
                     parts = torch.autograd.grad(value, self.parameters, materialize_grads=True)
                     slopes = [s + part * count for s, part in zip(slopes, parts, strict=True)]
                 total = total + value.detach().double().reshape(()) * count
-                seen += count
-        if not seen:
-            raise ThalwegError("batches must hold at least one batch, got none")
-        total, *slopes = averaged([total / seen, *(s / seen for s in slopes)], self._group)
-        return float(total), slopes
-
-    def _numbers(self) -> replay.RandomState:
-        return numbers_of(self.parameters)
+                seen = seen + count
+        seen, total, *slopes = summed([seen, total, *slopes], self._group)
+        self._examples = same_again(self._examples, int(seen))
+        self.told(1)
+        return float(total / seen), [s / seen for s in slopes]
 
 
 def _one_number(value: object) -> Tensor:

@@ -1,128 +1,80 @@
-"""Where a loss is measured: on one batch or over many, and so that nobody notices."""
+"""The product with a model's Hessian: on one batch, or over many."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thalweg import layout, replay
 from thalweg.curvature.graphs import back, slopes, taken
-from thalweg.curvature.product import Product, averaged, hessian_vector_product
-from thalweg.errors import ThalwegError
+from thalweg.curvature.product import Product, hessian_vector_product, summed
+from thalweg.curvature.setting import (
+    LossOf,
+    Setting,
+    again,
+    examples,
+    frozen,
+    group_of,
+    module_of,
+    numbers_of,
+    same_again,
+    turned,
+    unsynchronized,
+)
 
-#: The mean loss of a model over a batch, zero-dimensional.
-LossOf = Callable[[nn.Module, Any], Tensor]
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module, training: bool | None = False) -> Iterator[None]:
-    """Let the forwards of the block leave no trace in a model, nor in torch's random numbers.
-
-    Afterwards running statistics and other buffers of normalization layers, the mode of every layer
-    and the state of the generators are what they were.
-
-    Args:
-        model: The model.
-        training: The mode within the block: ``False`` has running statistics used and dropout off,
-            ``True`` is what training sees, ``None`` leaves each layer in its own.
-
-    Example:
-        >>> norm = nn.BatchNorm1d(1)
-        >>> with frozen(norm, training=True):
-        ...     y = norm(torch.tensor([[1.0], [3.0]]))
-        >>> norm.running_mean, y.detach().flatten()
-        (tensor([0.]), tensor([-1.0000,  1.0000]))
-    """
-    modes = [(layer, layer.training) for layer in layout.layers(model)]
-    numbers = numbers_of(model.parameters())
-    # Copies are advanced, not the buffers: a graph that is kept must find what it has saved.
-    held = [(layer, dict(layer._buffers)) for layer, _ in modes if layer._buffers]
-    try:
-        for layer, mode in modes:
-            layer.training = mode if training is None else training
-        for layer, buffers in held:
-            if layer.training:
-                copies = {name: b if b is None else b.clone() for name, b in buffers.items()}
-                layer._buffers.update(copies)
-        yield
-    finally:
-        for layer, buffers in held:
-            layer._buffers.clear()
-            layer._buffers.update(buffers)
-        numbers.put_back()
-        for layer, mode in modes:
-            layer.training = mode
-
-
-def numbers_of(tensors: Iterable[Tensor]) -> replay.RandomState:
-    """Return the state of the generators that draw on the CPU and where tensors lie.
-
-    Args:
-        tensors: The parameters of a model.
-    """
-    devices = {t.device for t in tensors}
-    return replay.RandomState(d for d in devices if d.type not in ("cpu", "meta"))
+__all__ = ["LossOf", "examples", "frozen", "numbers_of", "on_batch", "over", "turned"]
 
 
 class OverBatches(Product):
     """The product with the Hessian of the mean loss over batches; see :func:`over`."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss_of: LossOf,
-        batches: Iterable[Any],
-        parameters: Sequence[Tensor],
-        training: bool | None,
-        group: Any,
-        progress: Callable[[int], None],
+        self, setting: Setting, training: bool | None, progress: Callable[[int], None]
     ) -> None:
-        super().__init__(parameters, group)
-        self._model, self._loss_of, self._batches = model, loss_of, batches
-        self._training, self._progress = training, progress
-        if isinstance(batches, Iterator):
-            raise ThalwegError(
-                "batches must be something to go through again for every product, got an iterator: "
-                "pass a list of batches, or a loader that does not shuffle"
-            )
-        total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
-        gradient = [torch.zeros_like(p) for p in self.parameters]
-        self.examples = 0
-        for value, count in self._each():
+        super().__init__(setting.parameters, setting.group)
+        self._setting, self._training, self._progress = setting, training, progress
+        self.examples = 0  # of all ranks
+
+        def of(value: Tensor) -> list[Tensor]:
             slope = torch.autograd.grad(value, self.parameters, materialize_grads=True)
-            total = total + value.detach().double() * count
-            gradient = [g + f * count for g, f in zip(gradient, slope, strict=True)]
-            self.examples += count
-        if not self.examples:
-            raise ThalwegError("batches must hold at least one batch, got none")
-        # Every rank counts alike only where every rank has as many examples.
-        mean = [total / self.examples, *(g / self.examples for g in gradient)]
-        found = averaged(mean, group)
-        self.loss, self.gradient = float(found[0]), found[1:]
+            return [value.detach().double(), *slope]
+
+        loss = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+        loss, *self.gradient = self._joined(self._sums(of, [loss]))
+        self.loss = float(loss)
 
     def _multiply(self, vector: list[Tensor]) -> list[Tensor]:
-        total = [torch.zeros_like(p) for p in self.parameters]
-        for value, count in self._each():
-            parts = back(slopes(value, self.parameters), self.parameters, vector)
-            total = [t + part * count for t, part in zip(total, parts, strict=True)]
-        return [t / self.examples for t in total]
+        return self._sums(
+            lambda value: back(slopes(value, self.parameters), self.parameters, vector)
+        )
 
-    def _each(self) -> Iterator[tuple[Tensor, int]]:
-        """The loss of every batch, with its graph, and how many examples it is of."""
-        with frozen(self._model, self._training), _unsynchronized(self._model):
-            start = numbers_of(self._model.parameters())
-            for done, batch in enumerate(self._batches, 1):
-                if done == 1:
-                    start.put_back()  # loaders draw, too
-                loss = functools.partial(self._loss_of, self._model, batch)
-                yield taken(loss), examples(batch)
+    def _joined(self, parts: list[Tensor]) -> list[Tensor]:
+        """The means over all examples of all ranks; the last part is how many this rank has."""
+        *sums, seen = summed(parts, self._group)
+        self.examples = same_again(self.examples, int(seen))
+        return [total / self.examples for total in sums]
+
+    def _sums(
+        self, of: Callable[[Tensor], list[Tensor]], first: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """Sum what is made of each batch's loss, each example counting; their number comes last."""
+        model, seen = self._setting.model, 0
+        total = [*first, *(torch.zeros_like(p) for p in self.parameters)]
+        with (
+            frozen(model, self._training),
+            unsynchronized(model),
+            again(self._setting.batches, model.parameters()) as each,
+        ):
+            for done, batch in enumerate(each, 1):
+                parts = of(taken(functools.partial(self._setting.loss_of, model, batch)))
+                count = examples(batch)
+                total = [t + part * count for t, part in zip(total, parts, strict=True)]
+                seen += count
                 self._progress(done)
+        return [*total, torch.tensor(seen, dtype=torch.int64, device=total[0].device)]
 
 
 def over(
@@ -138,16 +90,16 @@ def over(
     """Return the product with the Hessian of a model's mean loss over all examples of all batches.
 
     Every product goes through all the batches, each with a graph of its own that is freed. The
-    model is :func:`frozen` while it does, and every product sees the same random numbers. A model
-    within DistributedDataParallel is measured over the batches of all ranks, which must call alike.
+    model is :func:`frozen` while it does, and every product sees the same random numbers; those of
+    a loader come from its generator or torch's, and are drawn alike. A model within
+    DistributedDataParallel is measured over the examples of all ranks, which must call alike.
 
     Args:
         model: The model.
         loss_of: A function of a model and a batch that returns the mean loss, zero-dimensional.
         batches: The batches, gone through once for every product: a list of them, or a loader that
-            gives the same every time.
-        parameters: With respect to which; all that require a gradient unless told otherwise. They
-            must be whole (not DTensors).
+            gives the same every time. That they are as many is checked.
+        parameters: With respect to which; all that require a gradient unless told otherwise.
         training: The mode; see :func:`frozen`.
         dtype: Measure a copy of the model in this dtype, and batches turned to it, such as
             ``torch.float64``. The product is then over the copy's parameters.
@@ -157,8 +109,8 @@ def over(
         A :class:`Product`.
 
     Raises:
-        ThalwegError: If batches cannot be gone through again or are none, or as
-            :func:`hessian_vector_product`.
+        ThalwegError: If batches cannot be gone through again, are none or not as many the next
+            time, or as :func:`hessian_vector_product`.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -167,36 +119,8 @@ def over(
         >>> product(torch.ones(1))  # the mean of x²
         tensor([5.])
     """
-    model = getattr(model, "_orig_mod", model)
-    wanted = [p for p in model.parameters() if p.requires_grad]
-    if parameters is not None:
-        chosen = set(parameters)
-        if not chosen <= set(wanted):
-            raise ThalwegError(
-                "parameters must be parameters of the model that require a gradient, got others: "
-                "pass some of model.parameters()"
-            )
-        places = [i for i, p in enumerate(wanted) if p in chosen]
-    else:
-        places = list(range(len(wanted)))
-    loss = loss_of
-    if dtype is not None:
-        model = copy.deepcopy(model).to(dtype)
-        wanted = [p for p in model.parameters() if p.requires_grad]
-
-        def loss(model: nn.Module, batch: Any) -> Tensor:
-            return loss_of(model, turned(batch, dtype))
-
-    distributed = isinstance(model, nn.parallel.DistributedDataParallel)
-    return OverBatches(
-        model,
-        loss,
-        batches,
-        [wanted[i] for i in places],
-        training,
-        model.process_group if distributed else None,
-        progress or (lambda done: None),
-    )
+    setting = Setting.of(model, loss_of, batches, parameters, dtype)
+    return OverBatches(setting, training, progress or (lambda done: None))
 
 
 def on_batch(
@@ -206,6 +130,7 @@ def on_batch(
     *,
     parameters: Sequence[Tensor] | None = None,
     training: bool | None = False,
+    dtype: torch.dtype | None = None,
 ) -> Product:
     """Return the product with the Hessian of a model's loss on one batch, from one graph.
 
@@ -213,11 +138,14 @@ def on_batch(
         model: The model; it is :func:`frozen` while the loss is taken.
         loss_of: As for :func:`over`.
         batch: The batch.
-        parameters: As for :func:`over`.
+        parameters: With respect to which; all that require a gradient unless told otherwise.
         training: As for :func:`over`.
+        dtype: As for :func:`over`.
 
     Returns:
-        A :class:`Product`, valid until the parameters change.
+        A :class:`Product`, valid until the parameters change. Under DistributedDataParallel it is
+        that of the mean of the ranks' losses, as in training: ranks count alike, whatever the
+        sizes of their batches.
 
     Raises:
         ThalwegError: As :func:`hessian_vector_product`.
@@ -228,63 +156,14 @@ def on_batch(
         >>> product(torch.ones(1))
         tensor([1.])
     """
-    model = getattr(model, "_orig_mod", model)
-    wanted = list(model.parameters()) if parameters is None else parameters
-    distributed = isinstance(model, nn.parallel.DistributedDataParallel)
-    with frozen(model, training), _unsynchronized(model):
+    wanted = parameters
+    if dtype is not None:
+        copied = Setting.of(model, loss_of, [batch], parameters, dtype)
+        model, loss_of, wanted = copied.model, copied.loss_of, copied.parameters
+    model = module_of(model, loss_of)
+    with frozen(model, training), unsynchronized(model):
         return hessian_vector_product(
             lambda: loss_of(model, batch),
-            wanted,
-            group=model.process_group if distributed else None,
+            list(model.parameters()) if wanted is None else wanted,
+            group=group_of(model),
         )
-
-
-def examples(batch: Any) -> int:
-    """Return how many examples a batch holds: the length of its first tensor.
-
-    Args:
-        batch: A tensor, or a list, tuple or mapping that holds one.
-
-    Raises:
-        ThalwegError: If there is no tensor in it.
-
-    Example:
-        >>> examples({"x": torch.zeros(5, 2), "y": torch.zeros(5)})
-        5
-    """
-    for leaf in torch.utils._pytree.tree_leaves(batch):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return len(leaf)
-    raise ThalwegError(
-        f"a batch must hold a tensor whose first dimension is the examples, got {batch!r:.80}: "
-        "return tensors from the loader"
-    )
-
-
-def turned(batch: Any, dtype: torch.dtype) -> Any:
-    """Return a batch with its floating-point tensors in a dtype.
-
-    Args:
-        batch: The batch.
-        dtype: The dtype.
-
-    Example:
-        >>> turned([torch.zeros(1), torch.zeros(1, dtype=torch.long)], torch.float64)
-        [tensor([0.], dtype=torch.float64), tensor([0])]
-    """
-
-    def turn(leaf: Any) -> Any:
-        floats = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        return leaf.to(dtype) if floats else leaf
-
-    return torch.utils._pytree.tree_map(turn, batch)
-
-
-@contextlib.contextmanager
-def _unsynchronized(model: nn.Module) -> Iterator[None]:
-    """Keep DistributedDataParallel from waiting for a backward that reduces."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        with model.no_sync():
-            yield
-    else:
-        yield

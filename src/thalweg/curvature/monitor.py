@@ -8,11 +8,11 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from thalweg.curvature.measure import LossOf
 from thalweg.curvature.pace import Along, Pace
+from thalweg.curvature.ranks import Ranks, distributed
 from thalweg.curvature.records import Record, Sink, sinks
 from thalweg.curvature.sample import MOST, SHORT, take
 from thalweg.curvature.words import WINDOW, thought
@@ -20,6 +20,9 @@ from thalweg.errors import ThalwegError, number, warn, whole
 
 if TYPE_CHECKING:
     from thalweg.sam import SAM
+
+#: Of the time of training, what samples may take where nothing else is asked for.
+SHARE = 0.05
 
 
 class Monitor:
@@ -39,7 +42,8 @@ class Monitor:
 
     A sink that raises loses that record and nothing else: the step is taken, training goes on, the
     sink gets the next record, and a warning tells of it, once. A sample that cannot be taken is
-    left out likewise. Only in the first sample, before training, both raise.
+    left out likewise, under DistributedDataParallel by all ranks together. Only in the first
+    sample, before training, both raise.
 
     Sentences are collected in ``says``, each at most once. What is a fault (ε too small, too large,
     lost to rounding) is a warning as well, unless SAM itself has warned of it before. That λ_max
@@ -48,13 +52,14 @@ class Monitor:
     Args:
         sam: The SAM object; it must have a model.
         loss_of: A function of a model and a batch that returns the mean loss, zero-dimensional.
-        batch: The probe batch, the same for all samples, on the device of the model.
+        batch: The probe batch, the same for all samples, on the device of the model. Under
+            DistributedDataParallel each rank has its own, and a record is of their mean loss.
         every: Steps from sample to sample. Must be given under DistributedDataParallel, whose
             ranks must sample alike.
         share: Where ``every`` is not given: of the time of training, at most so much goes into
-            samples, from the second one on and as far as one tells how long the next will take.
-            The first, for which no training has paid, searches shortly for λ_max: its ``residual``
-            tells how far it came.
+            samples, from the second one on and as far as one tells how long the next will take;
+            a twentieth unless told otherwise. The first, for which no training has paid, searches
+            shortly for λ_max: its ``residual`` tells how far it came.
         to: Where records go: a path (JSON lines are appended), a TensorBoard ``SummaryWriter``, a
             function of the record's dictionary, or several in a list. Under
             DistributedDataParallel the first rank alone writes.
@@ -70,7 +75,7 @@ class Monitor:
         ThalwegError: If an argument is not what it should be, or the first sample fails.
 
     Example:
-        >>> import thalweg
+        >>> import thalweg, torch
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> sam = thalweg.SAM(optimizer, model, rho=0.05)
@@ -93,15 +98,15 @@ class Monitor:
         batch: Any,
         *,
         every: int | None = None,
-        share: float = 0.05,
+        share: float | None = None,
         to: Any = (),
         training: bool | None = True,
         trace: bool = True,
     ) -> None:
-        _check(sam, loss_of, every)
-        every = None if every is None else whole("every", every, at_least=1)
-        self._pace = Pace(every, number("share", share, above=0))
-        self._sinks = sinks(to) if _writes(sam) else []
+        self._ranks = _check(sam, loss_of, every)
+        self._pace = _pace(every, share)
+        found = sinks(to)
+        self._sinks = found if self._ranks.writes else []
         self._sam = weakref.ref(sam)
         self._loss_of, self._batch = loss_of, batch
         self._training, self._trace = training, trace
@@ -126,7 +131,7 @@ class Monitor:
         self._end.atexit = False
 
     def sample(self) -> dict[str, Any]:
-        """Take a sample now, outside of a step, whatever its turn.
+        """Take a sample now, outside of a step, whatever its turn; on all ranks, if on one.
 
         Returns:
             The record; it has gone to all sinks.
@@ -147,7 +152,7 @@ class Monitor:
         return self.last
 
     def close(self) -> None:
-        """End: no more samples; the batch is let go."""
+        """End: no more samples; the batch is let go. On all ranks, if on one."""
         self._closed = True
         self._batch = self._vector = None
         # Torch goes through the hooks now, if a sink calls this: the hook stays, and does nothing.
@@ -209,6 +214,14 @@ class Monitor:
 
     def _give(self, record: Record, *, strict: bool = False) -> None:
         """Think a record over and hand it to all sinks; then warn of what is a fault."""
+        with self._ranks.together():
+            self._tell(record, strict=strict)
+            # One rank alone has sinks: where one of them closes the monitor, all must end here.
+            closed = self._ranks.some(self._closed)
+        if closed:
+            self.close()
+
+    def _tell(self, record: Record, *, strict: bool) -> None:
         self._window.append(record)
         news = {what: text for what, text in thought(self._window) if what not in self._said}
         self._said |= set(news)
@@ -239,7 +252,8 @@ class Monitor:
             )
 
 
-def _check(sam: SAM, loss_of: object, every: object) -> None:
+def _check(sam: SAM, loss_of: object, every: object) -> Ranks:
+    """The ranks that sample together, if the arguments are right."""
     if getattr(sam, "passes", None) is None or getattr(sam, "optimizer", None) is None:
         raise ThalwegError(f"sam must be a thalweg.SAM object, got {type(sam).__name__}")
     if sam.model is None:
@@ -251,15 +265,26 @@ def _check(sam: SAM, loss_of: object, every: object) -> None:
             "loss_of must be a function of a model and a batch that returns the mean loss, got "
             f"{type(loss_of).__name__}"
         )
-    if isinstance(sam.model, torch.nn.parallel.DistributedDataParallel) and every is None:
+    if every is None and distributed(sam.model) is not None:
         raise ThalwegError(
             "every must be given under DistributedDataParallel, whose ranks must sample alike, "
             "got a share of time, which each rank measures by itself: pass every=100"
         )
+    return Ranks(sam.model)
 
 
-def _writes(sam: SAM) -> bool:
-    """Whether this process is the one of its group that writes."""
-    distributed = isinstance(sam.model, torch.nn.parallel.DistributedDataParallel)
-    group: Any = getattr(sam.model, "process_group", None)
-    return not distributed or torch.distributed.get_rank(group) == 0
+def _pace(every: object, share: object) -> Pace:
+    if every is None:
+        part = number("share", SHARE if share is None else share, above=0)
+        if part >= 1:
+            raise ThalwegError(
+                f"share must be a part of the time of training, above 0 and below 1, got {part:g}: "
+                "pass 0.05 for a twentieth of it"
+            )
+        return Pace(None, part)
+    if share is not None:
+        raise ThalwegError(
+            f"every and share must not both be given, got every={every!r} and share={share!r}: "
+            "pass the one that is to hold"
+        )
+    return Pace(whole("every", every, at_least=1), 0.0)

@@ -13,7 +13,7 @@ from thalweg.ascent import L2, Ball
 from thalweg.curvature.balls import Adaptive, Neighbourhood
 from thalweg.curvature.directions import Direction, basis, fitting, share_explained
 from thalweg.curvature.losses import Losses
-from thalweg.curvature.measure import LossOf
+from thalweg.curvature.setting import LossOf
 from thalweg.errors import ThalwegError, number, whole
 from thalweg.parameters import norm
 
@@ -161,6 +161,7 @@ def line(
     parameters: Sequence[Tensor] | None = None,
     training: bool | None = False,
     dtype: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Line:
     """Return the loss along a line through the weights; SAM's own unless told otherwise.
 
@@ -179,6 +180,7 @@ def line(
         parameters: As for :func:`plane`.
         training: As for :func:`plane`.
         dtype: As for :func:`plane`.
+        progress: As for :func:`plane`.
 
     Returns:
         The line.
@@ -211,9 +213,11 @@ def line(
         along = fitting("direction", direction, losses.parameters)
         middle = losses.value()
     found = []
-    for t in points:
+    for done, t in enumerate(points, 1):
         with losses.at([t * d for d in along]):
             found.append(losses.value())
+        if progress:
+            progress(done)
     coordinates, values = (torch.tensor(x, dtype=torch.float64) for x in (points, found))
     return Line(coordinates, values, middle, float(norm(along)), label)
 

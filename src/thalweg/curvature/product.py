@@ -6,7 +6,7 @@ the gradient of <g, v>, which is Hv.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 import torch
@@ -58,20 +58,34 @@ class Product:
         """Return the product with a vector.
 
         Raises:
-            ThalwegError: If the parameters have changed since the loss was taken, or the vector
-                does not fit them.
+            ThalwegError: If the vector does not fit the parameters, or if they have changed since
+                the loss was taken. What is written through ``.data`` is not seen.
         """
         self._check()
-        self.count += 1
         if isinstance(vector, Tensor):
-            return flat(self._averaged(self._multiply(self.like(vector))))
-        parts = list(vector)
+            parts = self.like(vector)
+        elif isinstance(vector, Sequence) and all(isinstance(v, Tensor) for v in vector):
+            parts = list(vector)
+        else:
+            raise ThalwegError(
+                f"the vector must be a tensor of {self.size} entries, or a list of one tensor per "
+                f"parameter, got {vector!r:.80}"
+            )
         if [v.shape for v in parts] != [p.shape for p in self.parameters]:
             raise ThalwegError(
                 f"the vector must have the shapes of the {len(self.parameters)} parameters, got "
                 f"{[tuple(v.shape) for v in parts]}"
             )
-        return self._averaged(self._multiply(parts))
+        kind, like = {(v.dtype, v.device) for v in parts}, self.parameters[0]
+        if kind != {(like.dtype, like.device)}:
+            raise ThalwegError(
+                f"the vector must be {like.dtype} on {like.device}, as the parameters are, got "
+                f"{', '.join(sorted(f'{dtype} on {device}' for dtype, device in kind))}: turn it "
+                "with vector.to(...)"
+            )
+        self.count += 1
+        found = self._joined(self._multiply(parts))
+        return flat(found) if isinstance(vector, Tensor) else found
 
     def like(self, vector: Tensor) -> list[Tensor]:
         """Return the entries of one vector, (D,), in the shapes of the parameters."""
@@ -86,12 +100,14 @@ class Product:
     def _multiply(self, vector: list[Tensor]) -> list[Tensor]:
         raise NotImplementedError
 
-    def _averaged(self, parts: list[Tensor]) -> list[Tensor]:
-        return averaged(parts, self._group)
+    def _joined(self, parts: list[Tensor]) -> list[Tensor]:
+        """What the ranks have together: the mean, where each has one loss."""
+        ranks = 1 if self._group is None else torch.distributed.get_world_size(self._group)
+        return parts if ranks == 1 else [part / ranks for part in summed(parts, self._group)]
 
     def _taken(self, loss: Tensor, gradient: Sequence[Tensor]) -> None:
-        """Keep the loss and the gradient, averaged over the ranks."""
-        found = self._averaged([loss.detach().double(), *(g.detach() for g in gradient)])
+        """Keep the loss and the gradient, of all ranks together."""
+        found = self._joined([loss.detach().double(), *(g.detach() for g in gradient)])
         self.loss, self.gradient = float(found[0]), found[1:]
 
     def _check(self) -> None:
@@ -163,7 +179,7 @@ def hessian_vector_product(
         loss: A function of nothing that returns the loss, zero-dimensional; or the loss itself,
             with its graph. Attention needs the function: its fast kernels have no second
             derivative, and others are chosen while it runs.
-        parameters: With respect to which.
+        parameters: With respect to which, each once; float32 or float64, and whole (not DTensors).
         group: Ranks over which losses are averaged, such as ``torch.distributed.group.WORLD``; all
             of them must call.
 
@@ -172,7 +188,7 @@ def hessian_vector_product(
 
     Raises:
         ThalwegError: If the loss is no number, does not depend on any parameter, or has no second
-            derivative; when called, if the parameters have changed since.
+            derivative; or if parameters do not fit. When called, as :class:`Product`.
 
     Example:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -228,8 +244,8 @@ def flat(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-def averaged(parts: list[Tensor], group: Any) -> list[Tensor]:
-    """Return tensors averaged over the ranks of a group; as they are where there is none.
+def summed(parts: list[Tensor], group: Any) -> list[Tensor]:
+    """Return tensors summed over the ranks of a group; as they are where there is none.
 
     Args:
         parts: Of the same shapes on every rank.
@@ -237,22 +253,21 @@ def averaged(parts: list[Tensor], group: Any) -> list[Tensor]:
     """
     if group is None:
         return parts
-    ranks = torch.distributed.get_world_size(group)
-    found = []
-    for part in parts:
-        total = part.detach().clone()
+    found = [part.detach().clone() for part in parts]
+    for total in found:
         torch.distributed.all_reduce(total, group=group)
-        found.append(total / ranks)
     return found
 
 
 def _checked(parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if isinstance(parameters, nn.Module | Tensor):
+    whole = isinstance(parameters, nn.Module | Tensor) or not isinstance(parameters, Iterable)
+    listed = [] if whole else list(parameters)
+    if whole or not all(isinstance(p, Tensor) for p in listed):
+        kind = type(parameters).__name__
         raise ThalwegError(
-            f"parameters must be a list of tensors, got {type(parameters).__name__}: pass "
-            "list(model.parameters())"
+            f"parameters must be a list of tensors, got {kind}: pass list(model.parameters())"
         )
-    found = tuple(p for p in parameters if p.requires_grad)
+    found = tuple(p for p in listed if p.requires_grad)
     if not found:
         raise ThalwegError(
             "parameters must hold a tensor that requires a gradient, got none: pass "
@@ -264,10 +279,22 @@ def _checked(parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
             "derived twice: gather the model on one rank (get_model_state_dict with "
             "full_state_dict=True), load it into an unsharded copy, and measure that"
         )
-    kinds = {(p.dtype, p.device) for p in found}
-    if len(kinds) > 1:
+    if len(set(found)) < len(found):
         raise ThalwegError(
-            f"parameters must be of one dtype on one device, got {sorted(map(str, kinds))}: "
-            "measure a copy of the model on one device"
+            "parameters must be different tensors, got one of them twice: pass "
+            "list(model.parameters()), which has shared ones once"
+        )
+    devices = sorted({str(p.device) for p in found})
+    if len(devices) > 1:
+        raise ThalwegError(
+            f"parameters must be on one device, got {', '.join(devices)}: measure a copy of the "
+            "model on one device"
+        )
+    dtypes = {p.dtype for p in found}
+    if len(dtypes) > 1 or dtypes.isdisjoint({torch.float32, torch.float64}):
+        raise ThalwegError(
+            "parameters must all be float32 or all be float64, as curvature is lost in 16 bits, "
+            f"got {', '.join(sorted(map(str, dtypes)))}: measure a copy of the model, with "
+            "dtype=torch.float32 where that is an argument, else with model.float()"
         )
     return found

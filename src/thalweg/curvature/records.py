@@ -126,7 +126,7 @@ class Lines:
         Raises:
             ThalwegError: If the file cannot be written.
         """
-        line = json.dumps(_plain(record), allow_nan=False) + "\n"
+        line = json.dumps(plain(record), allow_nan=False) + "\n"
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("ab+") as file:  # anew: nothing is left open between samples
@@ -252,11 +252,20 @@ def _number(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return data as JSON has them: keys are text, tuples lists, what is not finite ``None``.
+
+    Args:
+        value: Of dictionaries, lists, tuples, numbers and text.
+
+    Example:
+        >>> plain({1: (0.5, math.nan)})
+        {'1': [0.5, None]}
+    """
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

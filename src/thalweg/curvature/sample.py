@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from thalweg import hold, layout, parameters, theory, watch
-from thalweg.ascent import L2, Always, Context, Gradient, Perturbation, SAMGradient
+from thalweg import hold, layout, parameters, watch
+from thalweg.ascent import Method, Perturbation
+from thalweg.curvature.edge import base_step
 from thalweg.curvature.eigen import lambda_max
 from thalweg.curvature.measure import LossOf, on_batch, over
 from thalweg.curvature.product import Product, flat
+from thalweg.curvature.ranks import Ranks, bare
 from thalweg.curvature.records import Record
 from thalweg.curvature.trace import trace
 from thalweg.errors import ThalwegError
@@ -28,9 +33,6 @@ _TOLERANCE = 0.01
 MOST, SHORT = 30, 8
 #: Products for the trace.
 _FEW = 4
-#: Of the gradient, in the start of the search beside the last eigenvector. With that vector alone
-#: the search would stay with it after another eigenvalue has grown larger.
-_SHARE = 0.3
 
 #: Rho, scheduled, and the perturbed parameters, for each param group.
 Radii = list[tuple[float, list[Tensor]]]
@@ -49,7 +51,8 @@ def take(
 ) -> tuple[Record, Tensor]:
     """Measure loss, curvature, edge and ε of a SAM object at its weights, on one batch.
 
-    Weights, buffers, modes, gradients and random numbers are afterwards what they were.
+    Weights, buffers, modes, gradients and random numbers are afterwards what they were. Under
+    DistributedDataParallel all ranks must call; where it fails on one, it fails on all.
 
     Args:
         sam: The SAM object; it has a model, and its weights are not moved.
@@ -68,68 +71,70 @@ def take(
         ThalwegError: As :func:`thalweg.curvature.on_batch`.
     """
     assert sam.model is not None
-    radii = _radii(sam)
-    trained = _trained(sam)
+    radii, trained, ranks = _radii(sam), _trained(sam), Ranks(sam.model)
     _wait(trained[0])
     began, now = time.perf_counter(), time.time()
-    product = _product(sam.model, loss_of, batch, trained, training)
-    gradient = product.gradient
-    along = flat(gradient)
-    size = float(torch.linalg.vector_norm(along))
-    mixed = None
-    if start is not None and 0 < size < math.inf:
-        mixed = torch.stack([start, _SHARE / size * along])
-    top = lambda_max(product, tolerance=_TOLERANCE, most=most, start=mixed, seed=step)
-    total = trace(product, method="hutchinson", products=_FEW, seed=step) if with_trace else None
 
-    one, moves = _epsilon(sam, radii, trained, gradient)
-    epsilon = _spread(moves, trained, gradient)
-    perturbed = [p for group, _, _ in moves for p in group] or trained
-    length = float(parameters.norm(epsilon))
-    rises = math.nan
-    if moves:
-        bent = parameters.dot(epsilon, product(epsilon))
-        rises = float(parameters.dot(gradient, epsilon) + bent / 2)
-    count, loss = product.count, product.loss
-    del product  # its graph is as large as a training step's
+    def product_here() -> Product:
+        return _product(sam.model, loss_of, batch, trained, training)
 
-    grad_norm = float(one.norm) if one else float(parameters.norm(gradient))
-    edge, missing = _edge(sam, radii, grad_norm, one)
-    record: dict[str, Any] = {
-        "lambda_max": top.value,
-        "residual": top.residual,
-        "products": count,
-        "trace": total.value if total else math.nan,
-        "trace_error": total.error if total else math.nan,
-        "grad_norm": grad_norm,
-        "rho": max((rho for rho, _ in radii), default=0.0),
-        "power": sam.method.power,
-        "edge": edge,
-        "edge_missing": missing,
-        "ratio": top.value / edge,
-        "alignment": abs(float(torch.dot(along.double(), top.vector.double())))
-        / (size or math.nan),
-        "perturbation_norm": length,
-        "relative_perturbation": length / (float(parameters.norm(perturbed)) or math.nan),
-        "loss_rise_predicted": rises,
-        **_settings(sam.optimizer),
-    }
-    if moves:
-        record |= _uphill(sam.model, loss_of, batch, trained, training, moves, loss, gradient)
+    with ranks.together():
+        product = ranks.shared(product_here())
+        gradient = product.gradient
+        along = flat(gradient)
+        size = float(torch.linalg.vector_norm(along))
+        top = lambda_max(product, tolerance=_TOLERANCE, most=most, start=start, seed=step)
+        total = (
+            trace(product, method="hutchinson", products=_FEW, seed=step) if with_trace else None
+        )
+
+        one, moves = _epsilon(sam, radii, trained, gradient)
+        epsilon = _spread(moves, trained, gradient)
+        perturbed = [p for group, _, _ in moves for p in group] or trained
+        length = float(parameters.norm(epsilon))
+        rises = math.nan
+        if moves:
+            bent = parameters.dot(epsilon, product(epsilon))
+            rises = float(parameters.dot(gradient, epsilon) + bent / 2)
+        count, loss = product.count, product.loss
+        del product  # its graph is as large as a training step's
+
+        grad_norm = float(one.norm) if one else float(parameters.norm(gradient))
+        edge, missing = _edge(sam, radii, trained, grad_norm, one)
+        record: dict[str, Any] = {
+            "lambda_max": top.value,
+            "residual": top.residual,
+            "products": count,
+            "trace": total.value if total else math.nan,
+            "trace_error": total.error if total else math.nan,
+            "grad_norm": grad_norm,
+            "rho": max((rho for rho, _ in radii), default=0.0),
+            "power": sam.method.power,
+            "edge": edge,
+            "edge_missing": missing,
+            "ratio": top.value / edge,
+            "alignment": abs(float(torch.dot(along.double(), top.vector.double())))
+            / (size or math.nan),
+            "perturbation_norm": length,
+            "relative_perturbation": length / (float(parameters.norm(perturbed)) or math.nan),
+            "loss_rise_predicted": rises,
+            **_settings(sam.optimizer),
+        }
+        if moves:
+            record |= _uphill(sam.model, product_here, ranks, moves, loss, gradient)
     seconds = time.perf_counter() - began
     return Record(step=step, time=now, seconds=seconds, loss=loss, **record), top.vector
 
 
 def _radii(sam: SAM) -> Radii:
-    """Rho and perturbed parameters of every group, as SAM had them in its last step."""
+    """Rho and perturbed parameters of every group that trains, as SAM had them in its last step."""
     step = max(sam._step - 1, 0)
     found = []
     for group in sam.optimizer.param_groups:
-        lr = group.get("lr", math.nan)
-        rho = float(sam.method.schedule(group.get("rho", sam.rho), step, lr))
-        places, chosen = sam._gear.places, group["params"]
-        chosen = [p for p in chosen if p.requires_grad and sam.method.filter(p, *places.of(p))]
-        found.append((rho, chosen))
+        if trained := [p for p in group["params"] if p.requires_grad]:
+            lr, places = group.get("lr", math.nan), sam._gear.places
+            rho = float(sam.method.schedule(group.get("rho", sam.rho), step, lr))
+            found.append((rho, [p for p in trained if sam.method.filter(p, *places.of(p))]))
     return found
 
 
@@ -144,12 +149,17 @@ def _trained(sam: SAM) -> list[Tensor]:
 
 
 def _product(
-    model: nn.Module, loss_of: LossOf, batch: Any, trained: list[Tensor], training: bool | None
+    model: nn.Module | None, loss_of: LossOf, batch: Any, trained: list[Tensor], mode: bool | None
 ) -> Product:
-    if all(p.dtype.itemsize > 2 for p in trained):
-        return on_batch(model, loss_of, batch, parameters=trained, training=training)
-    # 16 bits are too few for Lanczos' method: a copy in 32 is measured.
-    return over(model, loss_of, [batch], parameters=trained, training=training, dtype=torch.float32)
+    """The product of this rank's batch."""
+    assert model is not None
+    model = bare(model)
+    dtypes = {p.dtype for p in trained}
+    wide = functools.reduce(torch.promote_types, dtypes, torch.float32)
+    if dtypes == {wide}:
+        return on_batch(model, loss_of, batch, parameters=trained, training=mode)
+    # 16 bits are too few for Lanczos' method, and it takes one dtype: a copy is measured.
+    return over(model, loss_of, [batch], parameters=trained, training=mode, dtype=wide)
 
 
 def _epsilon(
@@ -162,9 +172,9 @@ def _epsilon(
         return None, []
     found = [gradient[place[p]] for _, chosen in groups for p in chosen]
     top = max(rho for rho, _ in groups)  # the factor is linear in rho
-    one = sam.method.perturbation(
-        found, top, context=Context(norm=lambda some: float(parameters.norm(some)))
-    )
+    held = [p for _, chosen in groups for p in chosen]
+    context = sam._gear.context(held, max(sam._step - 1, 0))  # what it keeps is forgotten
+    one = sam.method.perturbation(found, top, context=context)
     factor, rest = float(one.factor), iter(one.direction)
     parts = [(chosen, [next(rest) for _ in chosen], factor * rho / top) for rho, chosen in groups]
     return one, parts if factor else []
@@ -187,10 +197,8 @@ def _spread(
 
 def _uphill(
     model: nn.Module,
-    loss_of: LossOf,
-    batch: Any,
-    trained: list[Tensor],
-    training: bool | None,
+    product_here: Callable[[], Product],
+    ranks: Ranks,
     moves: Sequence[tuple[list[Tensor], list[Tensor], float]],
     loss: float,
     gradient: Sequence[Tensor],
@@ -199,16 +207,19 @@ def _uphill(
     fitting = [(ps, [d.to(p.dtype) for p, d in zip(ps, ds, strict=True)], f) for ps, ds, f in moves]
     weights = hold.Weights(model, keep=False)
     found: dict[str, float] = {}
+    own = None
     try:
         weights.move(fitting)
         if any(p.dtype.itemsize == 2 for ps, _, _ in moves for p in ps):
             found["fidelity"] = float(watch.fidelity(weights, fitting)["fidelity"])
-        # Random numbers begin where they did at w: dropout is the same.
-        there = _product(model, loss_of, batch, trained, training)
+        with contextlib.suppress(ThalwegError):  # at w all went well: here the loss overflows
+            # Random numbers begin where they did at w: dropout is the same.
+            own = product_here()
+        if ranks.some(own is None) or own is None:
+            return found | {"loss_rise": math.inf}
+        there = ranks.shared(own)
         rise, uphill = there.loss - loss, there.gradient
-        del there
-    except ThalwegError:  # at w all went well: here the loss overflows
-        return found | {"loss_rise": math.inf}
+        del own, there
     finally:
         weights.restore()
     here, far = float(parameters.norm(gradient)), float(parameters.norm(uphill))
@@ -232,46 +243,24 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return found | {"nesterov": any(group.get("nesterov", False) for group in groups)}
 
 
-def _edge(sam: SAM, radii: Radii, grad_norm: float, one: Perturbation | None) -> tuple[float, str]:
+def _edge(
+    sam: SAM, radii: Radii, trained: list[Tensor], grad_norm: float, one: Perturbation | None
+) -> tuple[float, str]:
     """The edge of this moment, or NaN and the reason why there is none."""
-    optimizer, method = sam.optimizer, sam.method
-    name = type(optimizer).__name__
-    if not isinstance(optimizer, torch.optim.SGD):
-        return math.nan, (
-            f"the edge of the loss's own Hessian is known for torch.optim.SGD; {name} scales the "
-            "entries of the gradient, and its edge is one of the Hessian scaled alike, which is "
-            "not measured"
-        )
-    parts = (method.direction, method.ball, method.gate, method.combine)
-    kinds = (Gradient, L2, Always, SAMGradient)
-    if any(type(part) is not kind for part, kind in zip(parts, kinds, strict=True)):
+    method, step = sam.method, base_step(sam.optimizer)
+    if step.missing:
+        return math.nan, step.missing
+    free = ("power", "max_norm", "filter", "schedule")
+    if dataclasses.replace(method, **{slot: getattr(Method(), slot) for slot in free}) != Method():
         return math.nan, "the edge is known for ε = ρ g/‖g‖^p, and this method does something else"
-    groups = optimizer.param_groups
-    names = ("lr", "momentum", "dampening", "nesterov", "maximize")
-    differ = [n for n in names if len({float(group[n]) for group in groups}) > 1]
-    rhos = {rho for rho, _ in radii}
-    differ += ["rho"] if len(rhos) > 1 else []
-    if differ:
-        return math.nan, f"the edge is that of one step size: param groups differ in {differ[0]}"
-    group, rho, power = groups[0], max(rhos), method.power
-    if rho and sum(len(ps) for _, ps in radii) < sum(len(group["params"]) for group in groups):
+    if len({rho for rho, _ in radii}) > 1:
+        return math.nan, "the edge is that of one step size: param groups differ in rho"
+    rho, power = max(rho for rho, _ in radii), method.power
+    if rho and sum(len(ps) for _, ps in radii) < len(trained):
         return math.nan, "the edge is known where every parameter is perturbed, and some are not"
-    if group["maximize"]:
-        return math.nan, "the edge is that of a descent, and maximize is set"
     if one and float(one.length) > method.cap * (1 - 1e-9):
-        rho, power = (
-            method.cap,
-            1.0,
-        )  # of a length that is cut, only the direction is the gradient's
-    if rho and not 0 < grad_norm < math.inf:
-        return math.nan, f"the edge needs a gradient, and its norm is {grad_norm:g}"
-    settings = _settings(optimizer)
-    momentum = settings.pop("momentum")
-    lr = settings.pop("lr") * (1 - group["dampening"] if momentum else 1)
-    try:
-        return float(theory.edge(lr, rho, grad_norm or 1.0, power, momentum, **settings)), ""
-    except ThalwegError as error:
-        return math.nan, str(error)
+        rho, power = method.cap, 1.0  # where it is cut, only the direction is the gradient's
+    return step.edge(rho, grad_norm, power)
 
 
 def _wait(parameter: Tensor) -> None:

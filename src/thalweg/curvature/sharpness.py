@@ -5,6 +5,7 @@ w is moved and comes back bit for bit. No second derivative is taken: losses and
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from thalweg.ascent import L2, Ball
 from thalweg.curvature.balls import Adaptive, Neighbourhood, Scaled
 from thalweg.curvature.losses import Losses
-from thalweg.curvature.measure import LossOf
+from thalweg.curvature.setting import LossOf
 from thalweg.errors import ThalwegError, number, whole
 from thalweg.parameters import norm
 
@@ -72,6 +73,7 @@ def sharpness(
     parameters: Sequence[Tensor] | None = None,
     training: bool | None = False,
     dtype: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Sharpness:
     r"""Return how far the loss rises at radius rho around the weights.
 
@@ -114,6 +116,7 @@ def sharpness(
         parameters: Which are moved; all that require a gradient unless told otherwise.
         training: The mode; see :func:`frozen`.
         dtype: Measure a copy of the model in this dtype, and batches turned to it.
+        progress: Called with the number of losses taken; with ``m``, after every group.
 
     Returns:
         The rise with its definition.
@@ -146,7 +149,15 @@ def sharpness(
             f"m must be left out for kind='average', got {m!r}: the mean over drawn directions is "
             "the same for groups of any size"
         )
-    losses = Losses(model, loss_of, batches, parameters=parameters, training=training, dtype=dtype)
+    losses = Losses(
+        model,
+        loss_of,
+        batches,
+        parameters=parameters,
+        training=training,
+        dtype=dtype,
+        progress=progress,
+    )
     ball = L2() if ball is None else ball
     space = Neighbourhood(ball, losses.parameters, rho)
 
@@ -198,14 +209,15 @@ def _over_groups(
 ) -> tuple[float, float, float]:
     """Return the means of rise, length and loss over the groups."""
     sums, seen = [0.0, 0.0, 0.0], 0
-    with losses.unnoticed():
-        for group, count in losses.groups(m):
+    with losses.unnoticed(), contextlib.closing(losses.groups(m)) as groups:
+        for group, count in groups:
             sums = [s + x * count for s, x in zip(sums, measure(group), strict=True)]
             seen += count
-            losses.evaluations = losses.evaluations + group.evaluations
-    if not seen:
+            losses.told(group.evaluations)
+    *sums, all_seen = losses.over_ranks([*sums, seen])
+    if not all_seen:
         raise ThalwegError("batches must hold at least one batch, got none")
-    return cast(tuple[float, float, float], tuple(losses.over_ranks([s / seen for s in sums])))
+    return cast(tuple[float, float, float], tuple(s / all_seen for s in sums))
 
 
 def _average(losses: Losses, space: Neighbourhood, directions: int, seed: int) -> list[float]:

@@ -192,6 +192,29 @@ def signs(product: Product, draw: torch.Generator) -> Tensor:
     return (2 * bits - 1).to(like.device, like.dtype)
 
 
+def drawn(product: Product, seed: int) -> Tensor:
+    """Return a random unit vector, the same for the same seed on every device; (D,).
+
+    Args:
+        product: Of whose dtype and on whose device.
+        seed: Of the normal numbers.
+    """
+    like = product.parameters[0]
+    draw = torch.Generator().manual_seed(seed)
+    noise: Tensor = torch.randn(product.size, generator=draw, dtype=like.dtype)
+    return unit(noise.to(like.device))
+
+
+def unit(vector: Tensor) -> Tensor:
+    """Return a vector scaled to length 1.
+
+    Args:
+        vector: Not 0.
+    """
+    found: Tensor = vector / torch.linalg.vector_norm(vector)
+    return found
+
+
 def finite(image: Tensor) -> Tensor:
     """Return a product, or raise an error if it is not finite.
 

@@ -18,11 +18,11 @@ from thalweg.curvature.measure import LossOf
 from thalweg.diagnose import checks, outlook, table
 from thalweg.diagnose.follow import follow_steps
 from thalweg.diagnose.measure import measure_model
-from thalweg.diagnose.record import Base, Diagnosis, Edge, Measured, Row, Scan
+from thalweg.diagnose.record import Diagnosis, Edge, Measured, Row, Scan, Spectrum
 from thalweg.diagnose.rule import recommend
 from thalweg.errors import number, whole
 
-__all__ = ["Base", "Diagnosis", "Edge", "Measured", "Row", "Scan", "diagnose", "recommend"]
+__all__ = ["Diagnosis", "Edge", "Measured", "Row", "Scan", "Spectrum", "diagnose", "recommend"]
 
 
 def diagnose(
@@ -42,8 +42,10 @@ def diagnose(
     """Measure a model as SAM would see it, and recommend a rho.
 
     Losses and gradients are taken on the first batches of the loader, in training mode, at w and
-    at w + ε for a range of rho; λ_max and the trace by Hessian products. Model, modes, buffers,
-    gradients and torch's random numbers are what they were afterwards, also where the loss raises.
+    at w + ε for a range of rho; λ_max, the trace and the spectrum by Hessian products, about eighty
+    on each batch at most, which is most of the time. Model, modes, buffers, gradients and torch's
+    random numbers are what they were afterwards, also where the loss raises. Means count batches
+    by their examples. Of a model with parameters below float32 a copy in float32 is measured.
 
     It says something of the model as it is now: measure after a tenth of the training, not at the
     initialization nor at the end. Of a model within DistributedDataParallel each rank measures its
@@ -59,11 +61,12 @@ def diagnose(
             the recommended one where they have none.
         power: A power whose rho is wanted beside the recommended one: the rho that gives the same
             length of ε now.
-        seed: Of the random vectors of Lanczos' method and of the trace. Layers that draw random
-            numbers, such as dropout, go on from where torch's generators stand.
+        seed: Of the random vectors of Lanczos' method, the trace and the spectrum. Layers that
+            draw random numbers, such as dropout, go on from where torch's generators stand.
         batches: How many batches are taken.
         start_loss: Mean loss of the model before training, from which the recommendation comes;
             measured on a copy whose layers begin anew (``reset_parameters()``), where they can.
+            To be given where the model began otherwise: by a function of your own, or pretrained.
         train: How many steps are followed with SAM at the recommended rho, on a copy.
         progress: Called with a word on what is measured next.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thalweg import layout
-from thalweg.diagnose.record import Base
-from thalweg.errors import ThalwegError
+from thalweg.curvature.measure import LossOf, turned
+from thalweg.errors import ThalwegError, number
 
 
 def perturbed(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -20,7 +22,8 @@ def perturbed(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor
         optimizer: The base optimizer.
 
     Raises:
-        ThalwegError: If there are none, or some are not the model's, or are sharded.
+        ThalwegError: If there are none, or some are not the model's, are sharded, or lie on
+            several devices.
     """
     own = set(model.parameters())
     found = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -35,6 +38,12 @@ def perturbed(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor
             "optimizer must train whole parameters, got sharded ones (DTensor), through which "
             "nothing can be derived twice: gather the model on one rank (get_model_state_dict "
             "with full_state_dict=True), load it into an unsharded copy, and diagnose that"
+        )
+    if len({p.device for p in found}) > 1:
+        raise ThalwegError(
+            "optimizer must train parameters on one device, got "
+            f"{', '.join(sorted({str(p.device) for p in found}))}: diagnose a copy of the model "
+            "on one device"
         )
     order: dict[Tensor, int] = {p: i for i, p in enumerate(model.parameters())}
     return sorted(found, key=order.__getitem__)
@@ -51,38 +60,35 @@ def names(model: nn.Module, some: list[Tensor]) -> list[str]:
     return [known[p] for p in some]
 
 
-def base_of(optimizer: torch.optim.Optimizer) -> Base:
-    """Return what the theory of the edge must know of a base optimizer.
+def precise(
+    model: nn.Module, loss_of: LossOf, moved: list[Tensor]
+) -> tuple[nn.Module, LossOf, list[Tensor], str]:
+    """Return what can be measured: a copy in float32 or wider where the parameters are coarser.
+
+    Below float32, a step along ε and a Hessian product are mostly rounding.
 
     Args:
-        optimizer: Of any class; of one that is not ``torch.optim.SGD`` only what it is.
+        model: The model.
+        loss_of: Of the model and a batch.
+        moved: Some of its parameters.
 
-    Example:
-        >>> w = torch.zeros(1, requires_grad=True)
-        >>> base_of(torch.optim.SGD([w], lr=0.1, momentum=0.9)).momentum
-        0.9
+    Returns:
+        The model, its loss, these parameters, and the dtypes that were left for wider ones; the
+        same things and an empty string where all parameters have one dtype that is wide enough.
     """
-    group = max(optimizer.param_groups, key=lambda group: float(group.get("lr", 0.0)))
-    name, lr = type(optimizer).__name__, float(group.get("lr", 0.0))
-    notes = []
-    if len({float(g.get("lr", 0.0)) for g in optimizer.param_groups}) > 1:
-        notes.append(f"Its groups differ in lr; the largest, {lr:g}, is looked at.")
-    if not isinstance(optimizer, torch.optim.SGD):
-        notes.append(
-            f"{name} scales every entry of the gradient by itself. Its edge is one of the Hessian "
-            "scaled in the same way, which is not measured here: no edge is given."
-        )
-        return Base(name, lr, lr, plain=False, notes=tuple(notes))
-    momentum = float(group["momentum"])
-    eta = lr * (1 - float(group["dampening"])) if momentum else lr
-    plain = eta > 0 and 0 <= momentum < 1 and not group.get("maximize")
-    if not plain:
-        notes.append(
-            "The formulas of the edge want lr > 0, momentum below 1 and a loss that is minimized: "
-            "no edge is given."
-        )
-    decay, nesterov = float(group["weight_decay"]), bool(group["nesterov"])
-    return Base(name, lr, eta, momentum, decay, nesterov, plain, tuple(notes))
+    dtypes = {p.dtype for p in model.parameters()}
+    wide = functools.reduce(torch.promote_types, dtypes, torch.float32)
+    if dtypes == {wide}:
+        return model, loss_of, moved, ""
+    order: dict[Tensor, int] = {p: i for i, p in enumerate(model.parameters())}
+    twin = copy.deepcopy(model).to(wide)
+    own = list(twin.parameters())
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return loss_of(model, turned(batch, wide))
+
+    coarse = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    return twin, loss, [own[order[p]] for p in moved], coarse
 
 
 def common_rho(optimizer: torch.optim.Optimizer) -> float | None:
@@ -90,7 +96,12 @@ def common_rho(optimizer: torch.optim.Optimizer) -> float | None:
 
     Args:
         optimizer: The base optimizer.
+
+    Raises:
+        ThalwegError: If it is no number.
     """
     held: set[Any] = {group.get("rho") for group in optimizer.param_groups}
     (rho,) = held if len(held) == 1 else (None,)
-    return None if rho is None or not float(rho) > 0 else float(rho)
+    if rho is None:
+        return None
+    return number('"rho" in the param groups', rho, at_least=0) or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg import theory
+from thalweg.curvature.edge import edge_of
 from thalweg.curvature.measure import LossOf, frozen, numbers_of
-from thalweg.diagnose.base import base_of
 from thalweg.errors import ThalwegError
 from thalweg.sam import SAM
 
@@ -88,12 +86,9 @@ def _endless(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def _edge(optimizer: torch.optim.Optimizer, sam: SAM) -> dict[str, float]:
-    base, last = base_of(optimizer), sam.last.known()
-    found: dict[str, float] = {}
-    if base.plain and "curvature" in last:
-        given = (base.momentum, base.weight_decay, base.nesterov)
-        rho = float(optimizer.param_groups[0]["rho"])
-        with contextlib.suppress(ThalwegError):  # decay alone overshoots
-            edge = float(theory.edge(base.eta, rho, last["grad_norm"], 1.0, *given))
-            found = {"edge": edge, "ratio": last["curvature"] / edge}
-    return found
+    last = sam.last.known()
+    if "curvature" not in last:
+        return {}
+    rho = float(optimizer.param_groups[0]["rho"])
+    edge, missing = edge_of(optimizer, rho, last["grad_norm"])
+    return {} if missing else {"edge": edge, "ratio": last["curvature"] / edge}

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from thalweg import parameters
-from thalweg.curvature import frozen, lambda_max, over
-from thalweg.curvature.measure import LossOf, examples
+from thalweg.curvature import frozen, lambda_max, over, spectrum
+from thalweg.curvature.edge import base_step
+from thalweg.curvature.measure import LossOf
 from thalweg.curvature.trace import trace
-from thalweg.diagnose.base import base_of, common_rho, names, perturbed
-from thalweg.diagnose.record import Measured, Scan
+from thalweg.diagnose.base import common_rho, names, perturbed, precise
+from thalweg.diagnose.record import Measured, Scan, Spectrum
 from thalweg.diagnose.rule import BENT, LOST, crossing
+from thalweg.diagnose.scan import Along, mean, scan_of
 from thalweg.diagnose.start import untrained_loss
 from thalweg.errors import ThalwegError
-from thalweg.hold import Weights
 from thalweg.replay import RandomState
 
-#: The scan goes from this share of ‖w‖ to all of it, in so many steps a decade.
-_FROM, _PER_DECADE = 1e-4, 4
 #: Roundings of the loss below which a rise is one itself.
 _ROUNDINGS = 64
 #: Relative error of the trace that is enough, and products after which it is left at that.
 _TRACE, _PRODUCTS = 0.1, 30
+#: Products a random vector of the spectrum, and how many vectors.
+_STEPS, _VECTORS = 20, 2
 Tell = Callable[[str], None]
 
 
@@ -42,73 +43,84 @@ def measure_model(
     seed: int,
     start_loss: float | None,
     tell: Tell,
+    products: bool = True,
 ) -> Measured:
     """Measure a model on the first batches of its loader; nothing of it is changed.
 
     Args:
         model: The model.
         loss_of: Of a model and a batch; the mean loss.
-        loader: Gives batches.
+        loader: Gives batches; all means count them by their examples.
         optimizer: Trains some of the model's parameters.
         batches: How many batches are taken.
-        seed: Of the random vectors of Lanczos' method and of the trace.
+        seed: Of the random vectors of Lanczos' method, of the trace and of the spectrum.
         start_loss: Of the model before training; ``None`` to measure it on a copy.
         tell: Called with a word on what is measured next.
+        products: Whether Hessian products are taken, too. The recommendation needs none.
 
     Raises:
         ThalwegError: If there is nothing to measure.
     """
     moved = perturbed(model, optimizer)
+    largest = names(model, moved)
     taken = first(loader, batches)
     # Layers that a user holds in evaluation mode stay there while the model itself trains.
     training = None if model.training else True
+    model, loss_of, moved, coarse = precise(model, loss_of, moved)
     tell(f"loss and gradients of {len(taken)} batches, and a scan along ε")
-    along = _Along(model, loss_of, moved, tell)
+    along = Along(model, loss_of, moved)
     with frozen(model, training):
         rays = [along(batch) for batch in taken]
-    scan = _scan(rays)
-    losses = torch.tensor([ray.loss for ray in rays], dtype=torch.float64)
-    noise = float(losses.std()) if len(rays) > 1 else math.nan
-    size = sum(map(examples, taken)) / len(taken)
-    before = start_loss
+    scan = scan_of(rays)
+    counts, losses = [ray.examples for ray in rays], [ray.loss for ray in rays]
+    loss, noise = mean(rays, losses), _spread(losses, counts)
+    before, origin = start_loss, ""
     if before is None:
-        before = untrained_loss(model, loss_of, taken, training, seed)
-    tell("λ_max")
-    product = over(model, loss_of, taken, parameters=moved, training=training)
-    top = lambda_max(product, seed=seed, tolerance=1e-2)
-    tell("trace")
-    total = trace(product, tolerance=_TRACE, products=_PRODUCTS, seed=seed)
-    mean = float(parameters.norm(along.mean(len(rays))))
-    eps = torch.finfo(moved[0].dtype).eps
-    rounding = _ROUNDINGS * eps * float(losses.abs().mean())
+        before, origin = untrained_loss(model, loss_of, taken, training, seed)
+    length = float(parameters.norm(along.gradient))
+    rounding = _ROUNDINGS * torch.finfo(moved[0].dtype).eps * mean(rays, list(map(abs, losses)))
     floor = rounding if math.isnan(noise) else max(LOST * noise, rounding)
-    off = [abs(r / p - 1) for r, p in zip(scan.rise, scan.predicted, strict=True)]
     # Where rounding makes the rise, it has no shape.
-    seen = next((i for i, r in enumerate(scan.rise) if r > rounding), len(off) - 1)
-    share, place = torch.stack(along.shares).mean(0).max(0)
-    return Measured(
+    seen = next((i for i, r in enumerate(scan.rise) if r > rounding), len(scan.rise) - 1)
+    share, place = along.shares.max(0)
+    found = Measured(
         parameters=sum(p.numel() for p in moved),
         batches=len(rays),
-        examples=size,
-        loss=float(losses.mean()),
+        examples=sum(counts) / len(rays),
+        loss=loss,
         loss_noise=noise,
         weight_norm=float(parameters.norm(moved)),
-        grad_norm=_mean([ray.norm for ray in rays]),
-        mean_grad_norm=mean,
-        noise_scale=noise_scale([ray.norm for ray in rays], mean, size),
+        grad_norm=mean(rays, [ray.norm for ray in rays]),
+        mean_grad_norm=length,
+        noise_scale=noise_scale([ray.norm for ray in rays], length, counts),
+        largest_share=float(share),
+        largest_name=largest[int(place)],
+        scan=scan,
+        lower=_lower(scan, floor),
+        upper=crossing(scan.rho[seen:], scan.off[seen:], BENT),
+        flip=crossing(scan.rho, [-s for s in scan.slope], 0.0),
+        base=base_step(optimizer),
+        rho_now=common_rho(optimizer),
+        start_loss=before,
+        start_origin=origin,
+        coarse=coarse,
+    )
+    if not products:
+        return found
+    product = over(model, loss_of, taken, parameters=moved, training=training)
+    tell("λ_max")
+    top = lambda_max(product, seed=seed)
+    tell("trace")
+    total = trace(product, tolerance=_TRACE, products=_PRODUCTS, seed=seed)
+    tell("spectrum")
+    density = spectrum(product, steps=_STEPS, vectors=_VECTORS, seed=seed)
+    return dataclasses.replace(
+        found,
         lambda_max=top.value,
         lambda_error=top.residual,
         trace=total.value,
         trace_error=total.error,
-        largest_share=float(share),
-        largest_name=names(model, moved)[int(place)],
-        scan=scan,
-        lower=_lower(scan, floor),
-        upper=crossing(scan.rho[seen:], off[seen:], BENT),
-        flip=crossing(scan.rho, [-s for s in scan.slope], 0.0),
-        base=base_of(optimizer),
-        rho_now=common_rho(optimizer),
-        start_loss=before,
+        spectrum=Spectrum(tuple(density.nodes.tolist()), tuple(density.weights.tolist())),
     )
 
 
@@ -144,145 +156,49 @@ def first(loader: Iterable[Any], count: int) -> list[Any]:
     return found
 
 
-def noise_scale(norms: Sequence[float], mean: float, size: float) -> float:
+def noise_scale(norms: Sequence[float], mean: float, sizes: Sequence[int]) -> float:
     """Return B = tr Σ/‖ḡ‖², in examples, from the gradients of some batches.
 
     Args:
         norms: ‖g‖ of each batch.
-        mean: Norm of their mean.
-        size: Examples in a batch.
+        mean: Norm of the mean gradient over all their examples.
+        sizes: Examples in each batch.
 
     Returns:
         The scale: NaN with one batch, infinite where the mean is not above its own noise.
 
     Source:
-        The usual unbiased estimates of both terms: the spread S of n batch gradients of m examples
-        estimates tr Σ/m, and ‖mean‖² - S/n estimates ‖ḡ‖².
+        Unbiased estimates of both terms. Of n batches of m_i examples, M together, with Σ the
+        covariance of the gradient of one example: E(Σ m_i ‖g_i‖² - M‖mean‖²) = (n - 1) tr Σ, and
+        E‖mean‖² = ‖ḡ‖² + tr Σ/M.
 
     Example:
-        >>> noise_scale([5.0, 5.0], 4.0, 10)  # S = 18, ‖ḡ‖² = 16 - 9
+        >>> noise_scale([5.0, 5.0], 4.0, [10, 10])  # tr Σ = 180, ‖ḡ‖² = 16 - 9
         25.714285714285715
     """
-    n = len(norms)
+    n, whole = len(norms), sum(sizes)
     if n < 2:
         return math.nan
-    spread = max((sum(norm**2 for norm in norms) - n * mean**2) / (n - 1), 0.0)
-    square = mean**2 - spread / n
-    return size * spread / square if square > 0 else math.inf
+    squares = sum(m * norm**2 for m, norm in zip(sizes, norms, strict=True))
+    spread = max(squares - whole * mean**2, 0.0) / (n - 1)
+    square = mean**2 - spread / whole
+    return spread / square if square > 0 else math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class _Ray:
-    """Loss and ‖g‖ of one batch; loss, λ̂ and cosine at every rho along its gradient."""
-
-    loss: float
-    norm: float
-    rho: list[float]
-    losses: list[float]
-    curvature: list[float]
-    cosine: list[float]
-
-
-class _Along:
-    """Goes from w along the gradient of a batch; every loss of it sees the same random numbers."""
-
-    def __init__(self, model: nn.Module, loss_of: LossOf, moved: list[Tensor], tell: Tell) -> None:
-        self._model, self._loss_of, self._moved, self._tell = model, loss_of, moved, tell
-        self._devices = {p.device for p in moved if p.device.type not in ("cpu", "meta")}
-        self._weights = Weights(model, keep=True)
-        self._sum = [torch.zeros_like(p) for p in moved]
-        self.shares: list[Tensor] = []
-        size = float(parameters.norm(moved)) or 1.0
-        steps = round(-math.log10(_FROM) * _PER_DECADE)
-        self._rhos = [size * _FROM * 10 ** (i / _PER_DECADE) for i in range(steps + 1)]
-
-    def mean(self, batches: int) -> list[Tensor]:
-        return [s / batches for s in self._sum]
-
-    def __call__(self, batch: Any) -> _Ray:
-        start = RandomState(self._devices)
-        loss, g = self._at(batch)
-        norm = float(parameters.norm(g))
-        if not (math.isfinite(loss) and 0 < norm < math.inf):
-            raise ThalwegError(
-                f"loss must be finite with a gradient that is not 0, got a loss of {loss:g} with "
-                f"‖g‖ = {norm:g}: nothing can be measured here"
-            )
-        self._sum = [s + part for s, part in zip(self._sum, g, strict=True)]
-        self.shares.append(torch.stack([parameters.norm([part]) ** 2 for part in g]) / norm**2)
-        found = []
-        try:
-            for rho in self._rhos:
-                self._weights.move([(self._moved, g, rho / norm)])
-                start.put_back()
-                value, h = self._at(batch)
-                found.append((value, *_compared(g, h, norm, rho)))
-        finally:
-            self._weights.release()
-        losses, curvature, cosine = map(list, zip(*found, strict=True))
-        return _Ray(loss, norm, self._rhos, losses, curvature, cosine)
-
-    def _at(self, batch: Any) -> tuple[float, list[Tensor]]:
-        with torch.enable_grad():
-            value = self._loss_of(self._model, batch)
-            if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-                raise ThalwegError(
-                    "loss(model, batch) must return the mean loss, a tensor of one number with "
-                    f"its graph, got {_form(value)}"
-                )
-            g = torch.autograd.grad(value.reshape(()), self._moved, materialize_grads=True)
-        return float(value.detach()), list(g)
-
-
-def _compared(g: list[Tensor], h: list[Tensor], norm: float, rho: float) -> tuple[float, float]:
-    """λ̂ and the cosine of the angle between two gradients."""
-    # ε is ρ g/‖g‖; the difference first, for it is small.
-    change = float(parameters.dot([b - a for a, b in zip(g, h, strict=True)], g)) / norm
-    other = float(parameters.norm(h))
-    along = float(parameters.dot(g, h)) / (norm * other) if other > 0 else 0.0
-    return change / rho, along
-
-
-def _scan(rays: list[_Ray]) -> Scan:
-    """The means over the batches."""
-
-    def mean(of: Callable[[_Ray], list[float]]) -> tuple[float, ...]:
-        return tuple(_mean(values) for values in zip(*map(of, rays), strict=True))
-
-    return Scan(
-        rho=tuple(rays[0].rho),
-        rise=mean(lambda ray: [loss - ray.loss for loss in ray.losses]),
-        predicted=mean(_predicted),
-        curvature=mean(lambda ray: ray.curvature),
-        slope=mean(_slope),
-        cosine=mean(lambda ray: ray.cosine),
-    )
-
-
-def _predicted(ray: _Ray) -> list[float]:
-    # The shortest perturbation has the most rounding in it; a decade on there is little.
-    bend = ray.curvature[_PER_DECADE]
-    return [rho * ray.norm + 0.5 * rho**2 * bend for rho in ray.rho]
-
-
-def _slope(ray: _Ray) -> list[float]:
-    return [1 + rho * bend / ray.norm for rho, bend in zip(ray.rho, ray.curvature, strict=True)]
+def _spread(losses: Sequence[float], sizes: Sequence[int]) -> float:
+    """Standard deviation of the loss of a batch of the mean size; NaN with one batch."""
+    if len(losses) < 2:
+        return math.nan
+    pairs = list(zip(sizes, losses, strict=True))
+    centre = sum(m * loss for m, loss in pairs) / sum(sizes)
+    one = sum(m * (loss - centre) ** 2 for m, loss in pairs) / (len(losses) - 1)
+    return math.sqrt(one * len(sizes) / sum(sizes))
 
 
 def _lower(scan: Scan, floor: float) -> float:
     """Where the rise reaches the noise; below the scan it is proportional to rho."""
     begin = scan.rho[0], scan.rise[0]
+    if not floor:  # of losses that are exactly 0 rounding tells nothing
+        return begin[0]
     inside = crossing(scan.rho, scan.rise, floor)
     return begin[0] * floor / begin[1] if inside == begin[0] and begin[1] > floor else inside
-
-
-def _form(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    if value.numel() != 1:
-        return f"a tensor of the shape {tuple(value.shape)}: take the mean"
-    return "one without: compute it without torch.no_grad() or .item()"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

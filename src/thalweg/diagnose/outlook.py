@@ -8,6 +8,7 @@ from typing import Any
 
 from thalweg import theory
 from thalweg.diagnose.record import Edge, Measured
+from thalweg.diagnose.rule import start_radius
 from thalweg.errors import ThalwegError
 
 #: The methods that are told of, by their powers.
@@ -33,17 +34,14 @@ def edges(measured: Measured, rho: float) -> tuple[Edge, ...]:
 
 def _edge(measured: Measured, rho: float, name: str, power: float | None) -> Edge:
     base, curvature = measured.base, measured.lambda_max
-    if not base.plain:
+    if base.missing:
         return Edge(name, power)
-    given: dict[str, Any] = {
-        "momentum": base.momentum,
-        "weight_decay": base.weight_decay,
-        "nesterov": base.nesterov,
-    }
+    given = base.given
     size: dict[str, Any] = {"grad_norm": measured.grad_norm, "power": power or 0.0}
-    edge = largest = bounce = radius = None
-    with contextlib.suppress(ThalwegError):  # decay alone overshoots
-        edge = float(theory.edge(base.eta, 0.0 if power is None else rho, **size, **given))
+    largest = bounce = radius = None
+    edge, missing = base.edge(0.0 if power is None else rho, **size)
+    if missing:
+        return Edge(name, power)
     if power is not None and curvature > 0:
         with contextlib.suppress(ThalwegError):  # the base optimizer itself leaves
             largest = float(theory.largest_stable_rho(base.eta, curvature, **size, **given))
@@ -52,8 +50,7 @@ def _edge(measured: Measured, rho: float, name: str, power: float | None) -> Edg
             bounce = float(theory.bounce_amplitude(base.eta, rho, curvature, power, base.momentum))
             eta = base.eta / (1.0 + base.momentum)
             radius = float(theory.effective_radius(eta, rho, curvature, power))
-    ratio = None if edge is None else curvature / edge
-    return Edge(name, power, edge, ratio, largest, bounce, radius)
+    return Edge(name, power, edge, curvature / edge, largest, bounce, radius)
 
 
 def changes(measured: Measured, rho: float) -> dict[str, float]:
@@ -104,6 +101,8 @@ def verdict(measured: Measured, rho: float) -> str:
     """
     if rho >= measured.flip:
         return "the gradient at w + ε points uphill at w: too large"
+    if rho > start_radius(measured):
+        return "the loss at w + ε is above that of the model before training: too large"
     if rho < measured.lower:
         return "the loss rise is lost in the noise from batch to batch: too small to matter"
     if rho > measured.upper:

@@ -6,7 +6,11 @@ import itertools
 import math
 from pathlib import Path
 
-from thalweg.diagnose.record import Diagnosis
+import torch
+
+from thalweg.curvature import Density
+from thalweg.diagnose.record import Diagnosis, Measured
+from thalweg.diagnose.rule import trusted
 from thalweg.errors import ThalwegError
 from thalweg.report.figures import figure
 from thalweg.report.page import fill
@@ -14,6 +18,8 @@ from thalweg.results import Axes, Chart, Line
 from thalweg.results.folder import write_whole
 
 HERE = Path(__file__).parent
+#: Width of the Gaussians of the spectrum, as a share of its range, and points of its curve.
+_SMOOTH, _POINTS = 0.01, 400
 
 
 def write_page(found: Diagnosis, folder: str | Path, subject: str = "") -> Path:
@@ -50,7 +56,7 @@ def write_page(found: Diagnosis, folder: str | Path, subject: str = "") -> Path:
 
 
 def charts(found: Diagnosis) -> list[Chart]:
-    """Return what the page draws: the scan, and the steps that were followed.
+    """Return what the page draws: the scan, the spectrum, and the steps that were followed.
 
     Args:
         found: The diagnosis.
@@ -61,11 +67,11 @@ def charts(found: Diagnosis) -> list[Chart]:
     high = max([r for r in scan.rise if r > 0 and math.isfinite(r)], default=1.0)
     low = min([r for r in scan.rise if r > 0], default=high)
     # Vertical lines at the ends of the range, and where the recommendation lies.
-    marks = [("lower end", m.lower), ("upper end", m.upper), ("recommended", found.rho)]
+    lower, upper = trusted(m)
+    marks = [("lower end", lower), ("upper end", upper), ("recommended", found.rho)]
     ends = [
         Line([x, x], [low, high], name, "p=1" if name == "recommended" else "neutral", dash=True)
         for name, x in marks
-        if math.isfinite(x)
     ]
     rise = [
         *ends,
@@ -89,7 +95,33 @@ def charts(found: Diagnosis) -> list[Chart]:
         "Along SAM's own direction, g of the same batch; means over the batches. λ̂ is the Hessian "
         "along ε averaged from w to w + ε, h the gradient there."
     )
-    return [Chart(axes, caption), *([_followed(found)] if found.followed else [])]
+    drawn = [Chart(axes, caption)]
+    if m.spectrum.nodes:
+        drawn.append(_spectrum(m))
+    return [*drawn, *([_followed(found)] if found.followed else [])]
+
+
+def _spectrum(m: Measured) -> Chart:
+    nodes = torch.tensor(m.spectrum.nodes, dtype=torch.float64)
+    weights = torch.tensor(m.spectrum.weights, dtype=torch.float64)
+    low, high = float(nodes.min()), float(nodes.max())
+    width = _SMOOTH * ((high - low) or abs(high) or 1.0)
+    grid = torch.linspace(low - 4 * width, high + 4 * width, _POINTS, dtype=torch.float64)
+    found = Density(nodes, weights, 0.0, 0.0, m.parameters, 0).on(grid, width)
+    # One eigenvalue alone is this high; what is far below it is the tail of a Gaussian.
+    one = 1 / (m.parameters * width * math.sqrt(2 * math.pi))
+    shown = [y if y > 0.1 * one else None for y in found.tolist()]
+    lines = [
+        Line(grid.tolist(), [one] * _POINTS, "one eigenvalue", "neutral", dash=True),
+        Line(grid.tolist(), shown, "density", "p=1"),
+    ]
+    axes = Axes("Spectrum", "eigenvalue", "share of the eigenvalues per unit", lines, y_log=True)
+    return Chart(
+        [axes],
+        "The eigenvalues of the Hessian of the mean loss, by stochastic Lanczos quadrature, each "
+        "node smoothed over a hundredth of the range. Of one that stands alone the place is known "
+        "well, the share but roughly.",
+    )
 
 
 def _followed(found: Diagnosis) -> Chart:

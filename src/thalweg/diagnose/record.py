@@ -7,42 +7,21 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The base optimizer as the theory of the edge wants it.
-
-    Attributes:
-        name: Its class.
-        lr: The largest learning rate of its groups.
-        eta: The step size of the formulas: ``lr``, less the dampening.
-        momentum: Of the group with that learning rate.
-        weight_decay: Likewise, coupled.
-        nesterov: Likewise.
-        plain: Whether the step is a multiple of the gradient, so that the formulas hold.
-        notes: What a reader must know of it, in sentences.
-    """
-
-    name: str
-    lr: float
-    eta: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    nesterov: bool = False
-    plain: bool = True
-    notes: tuple[str, ...] = ()
+from thalweg.curvature.edge import BaseStep
+from thalweg.curvature.records import plain
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
     """What lies along SAM's own direction: at w + ρ g/‖g‖, g being the gradient of the same batch.
 
-    Each list has one entry for each rho. All are means over the batches.
+    Each list has one entry for each rho. All are means over the batches, by their examples.
 
     Attributes:
         rho: Lengths of the perturbation, ascending.
         rise: Loss at w + ε minus loss at w.
         predicted: ρ‖g‖ + ½ρ²λ̂, with λ̂ of the shortest perturbation that was resolved.
+        off: By which share the rise of a batch is not the predicted one.
         curvature: λ̂ = ⟨h - g, ε⟩/‖ε‖², the Hessian along ε averaged over the segment.
         slope: ⟨g, h⟩/‖g‖², the slope at w + ε along ε over that at w.
         cosine: Of the angle between g and h, the gradient at w + ε.
@@ -51,9 +30,46 @@ class Scan:
     rho: tuple[float, ...]
     rise: tuple[float, ...]
     predicted: tuple[float, ...]
+    off: tuple[float, ...]
     curvature: tuple[float, ...]
     slope: tuple[float, ...]
     cosine: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """How the eigenvalues of the Hessian are spread, by quadrature: see ``curvature.spectrum``.
+
+    Attributes:
+        nodes: Where on the axis of eigenvalues, ascending.
+        weights: The share of the eigenvalues that stands at each; together 1.
+    """
+
+    nodes: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def below(self, bound: float) -> float:
+        """Return the share of the eigenvalues below a bound.
+
+        Args:
+            bound: An eigenvalue.
+        """
+        pairs = zip(self.nodes, self.weights, strict=True)
+        return sum(weight for node, weight in pairs if node < bound)
+
+    def within(self, share: float) -> float:
+        """Return the least distance from 0 that holds a share of the eigenvalues.
+
+        Args:
+            share: From 0 to 1.
+        """
+        total = 0.0
+        pairs = sorted((abs(n), w) for n, w in zip(self.nodes, self.weights, strict=True))
+        for size, weight in pairs:
+            total += weight
+            if total >= share:
+                return size
+        return pairs[-1][0] if pairs else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +87,25 @@ class Measured:
         mean_grad_norm: Norm of the mean gradient over all the batches.
         noise_scale: B = tr Σ/‖ḡ‖², in examples; NaN with one batch, infinite where the mean
             gradient is lost in the noise.
-        lambda_max: Largest eigenvalue of the Hessian of the mean loss over the batches.
-        lambda_error: Its residual: some eigenvalue lies within this.
-        trace: Trace of that Hessian.
-        trace_error: Standard error of the trace.
         largest_share: Share of ‖ε‖² that falls to the parameter that has most of it.
         largest_name: Name of that parameter.
         scan: Along ε.
         lower: Rho below which the rise is lost in batch noise: a hundredth of ``loss_noise``.
-        upper: Rho above which the rise is no longer that of a quadratic; infinite where the scan
-            did not come to it.
+        upper: Rho above which the rise of a batch is no longer that of a quadratic; infinite where
+            the scan did not come to it.
         flip: Rho from which the gradient at w + ε points uphill at w; infinite likewise.
-        base: The base optimizer.
+        base: The base optimizer as the formulas of the edge want it.
         rho_now: Rho in the optimizer's groups, where they have one in common.
         start_loss: Mean loss of the model before training; NaN where it is not known.
+        start_origin: Where that comes from, or why there is none, in half a sentence; empty where
+            it was given.
+        coarse: Dtypes of the parameters where a copy in a wider one was measured, else empty.
+        lambda_max: Largest eigenvalue of the Hessian of the mean loss over the batches.
+        lambda_error: Its residual: some eigenvalue lies within this.
+        trace: Trace of that Hessian.
+        trace_error: Standard error of the trace.
+        spectrum: Of that Hessian. It and the four above are NaN and empty where no Hessian
+            products were taken.
     """
 
     parameters: int
@@ -96,19 +117,22 @@ class Measured:
     grad_norm: float
     mean_grad_norm: float
     noise_scale: float
-    lambda_max: float
-    lambda_error: float
-    trace: float
-    trace_error: float
     largest_share: float
     largest_name: str
     scan: Scan
     lower: float
     upper: float
     flip: float
-    base: Base
+    base: BaseStep
     rho_now: float | None = None
     start_loss: float = math.nan
+    start_origin: str = ""
+    coarse: str = ""
+    lambda_max: float = math.nan
+    lambda_error: float = math.nan
+    trace: float = math.nan
+    trace_error: float = math.nan
+    spectrum: Spectrum = field(default_factory=Spectrum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +203,7 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the table as plain JSON data; what is not finite becomes ``None``."""
-        data: dict[str, Any] = _plain(dataclasses.asdict(self))
+        data: dict[str, Any] = plain(dataclasses.asdict(self))
         del data["rows"]
         return data
 
@@ -191,13 +215,3 @@ class Diagnosis:
             part = row.part
             lines.append(f"  {row.name:{width}}  {row.value:>10}  {row.meaning}".rstrip())
         return "\n".join([*lines[1:], "", *self.reasons])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -10,13 +10,14 @@ from thalweg.diagnose.record import Measured
 
 #: A rise below this share of the loss's spread from batch to batch is lost in it.
 LOST = 0.01
-#: A rise that differs by more than this share from a quadratic's is no longer one.
+#: A batch's rise that differs by more than this share from a quadratic's is no longer one. With
+#: half of it the cautious rule is so cautious that it is no better than a fixed rho of .05.
 BENT = 0.5
 #: Of the rho at which the gradient at w + ε turns uphill: farther out nothing is recommended.
 TURNED = 0.5
-#: Of the rho at which the loss at w + ε is that of an untrained model. Fitted on fifteen tasks, .40
-#: to .45 leaving one out, and confirmed on seventeen others; above .5 the regret grows quickly.
-LEVEL = 0.4
+#: Of the rho at which the loss at w + ε is that of an untrained model. Fitted on fifteen tasks (in
+#: steps of .05 decade) before it was tried on others; above .5 the regret grows quickly.
+LEVEL = 0.45
 
 
 class Advice(NamedTuple):
@@ -27,17 +28,18 @@ class Advice(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def recommend(measured: Measured) -> Advice:
+def recommend(measured: Measured, *, level: float = LEVEL) -> Advice:
     r"""Return rho and power for a model that was measured.
 
-    Where the loss before training is known, :math:`\rho = 0.4\,R`: R is the rho at which the loss
+    Where the loss before training is known, :math:`\rho = 0.45\,R`: R is the rho at which the loss
     at w + ε is back there, beyond which the network looks worse than one that was never trained.
     Else it is the middle, in decades, of the range in which the rise is neither lost in batch noise
     nor beyond a quadratic's, which is more cautious. Never more than half of where the gradient at
     w + ε turns uphill.
 
     Args:
-        measured: The measurement.
+        measured: The measurement; Hessian products have no part in it.
+        level: The share of R.
 
     Returns:
         The advice.
@@ -47,7 +49,7 @@ def recommend(measured: Measured) -> Advice:
         beats one rho fitted on similar tasks: docs/recommendation.md.
     """
     radius = start_radius(measured)
-    rho, reasons = _by_range(measured) if math.isnan(radius) else _by_start(measured, radius)
+    rho, reasons = _by_range(measured) if math.isnan(radius) else _by_start(measured, radius, level)
     if TURNED * measured.flip < rho:
         rho = TURNED * measured.flip
         reasons.append(
@@ -67,20 +69,20 @@ def start_radius(measured: Measured) -> float:
     Args:
         measured: The measurement.
     """
-    noise = measured.loss_noise
     fall = measured.start_loss - measured.loss
-    if not fall > (0.0 if math.isnan(noise) else noise):  # hardly trained, or nothing is known
+    if not fall > _hardly(measured):  # hardly trained, or nothing is known
         return math.nan
     found = crossing(measured.scan.rho, measured.scan.rise, fall)
     return math.nan if math.isinf(found) else found
 
 
-def _by_start(measured: Measured, radius: float) -> tuple[float, list[str]]:
-    rho = LEVEL * radius
+def _by_start(measured: Measured, radius: float, level: float) -> tuple[float, list[str]]:
+    rho, origin = level * radius, measured.start_origin
+    told = f" ({origin}; pass start_loss where yours began otherwise)" if origin else ""
     return rho, [
         f"At rho = {radius:.3g} the loss at w + ε is {measured.start_loss:.3g}, that of the model "
-        f"before training: {rho:.3g} is {LEVEL:g} of that. It is meant for a model that has a "
-        "tenth of its training behind it; at the end of the training it is too large."
+        f"before training{told}: {rho:.3g} is {level:g} of that rho. It is meant for a model that "
+        "has a tenth of its training behind it; at the end of the training it is too large."
     ]
 
 
@@ -107,27 +109,44 @@ def _by_range(measured: Measured) -> tuple[float, list[str]]:
             f"within the quadratic range or the scan (which ends at {upper:.3g}): that is taken. "
             "Larger batches have less noise."
         )
-    if math.isnan(measured.start_loss):
-        reasons.append(
-            "The loss before training is not known (pass start_loss), so that the cautious rule is "
-            "taken."
+    return rho, [*reasons, _why_by_range(measured)]
+
+
+def _why_by_range(measured: Measured) -> str:
+    start, end = measured.start_loss, measured.scan.rho[-1]
+    if math.isnan(start):
+        why = f" ({measured.start_origin})" if measured.start_origin else ""
+        return (
+            f"The loss before training is not known{why}, so that the cautious rule is taken: pass "
+            "start_loss."
         )
-    else:
-        reasons.append(
-            "The model is hardly better than before training, so that the cautious rule is taken: "
-            "diagnose again after a tenth of the training."
+    if start - measured.loss > _hardly(measured):
+        return (
+            f"The scan ends at rho = {end:.3g} before the loss at w + ε is back at {start:.3g}, "
+            "that before training, so that the cautious rule is taken."
         )
-    return rho, reasons
+    return (
+        "The model is hardly better than before training, so that the cautious rule is taken: "
+        "diagnose again after a tenth of the training."
+    )
+
+
+def _hardly(measured: Measured) -> float:
+    """What the loss must have fallen by to have fallen at all."""
+    return 0.0 if math.isnan(measured.loss_noise) else measured.loss_noise
 
 
 def trusted(measured: Measured) -> tuple[float, float]:
     """Return the ends of the range in which the rise is trusted; the scan's where it has none.
 
+    The upper one is never above the rho at which the loss is that of the untrained model.
+
     Args:
         measured: The measurement.
     """
-    rhos = measured.scan.rho
-    return min(measured.lower, rhos[-1]), min(measured.upper, rhos[-1])
+    end, radius = measured.scan.rho[-1], start_radius(measured)
+    upper = measured.upper if math.isnan(radius) else min(measured.upper, radius)
+    return min(measured.lower, end), min(upper, end)
 
 
 def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 from thalweg.diagnose.outlook import finite, same_length, verdict
 from thalweg.diagnose.record import Edge, Measured, Row
-from thalweg.diagnose.rule import Advice
+from thalweg.diagnose.rule import BENT, Advice, start_radius
 
 #: λ_max over the edge from which on it is said to be at the edge, and beyond it.
 _AT, _BEYOND = 0.8, 1.25
+#: The share of the eigenvalues that is told of as their bulk, and the share of λ_max below which
+#: one may be a 0 that the quadrature has not resolved.
+_BULK, _FLAT = 0.99, 0.01
 
 
 def rows(
@@ -53,13 +56,14 @@ def _equals(measured: Measured, advice: Advice, power: float) -> Iterator[Row]:
 def _measured(m: Measured) -> Iterator[tuple[str, str, str]]:
     seen = f"over {m.batches} batches of {m.examples:.4g} examples, in training mode"
     yield "parameters", f"{m.parameters:,}", f"‖w‖ = {_text(m.weight_norm)}"
+    if m.coarse:
+        yield "precision", "wider", f"a copy was measured: the parameters are {m.coarse}"
     spread = "" if math.isnan(m.loss_noise) else f"; ± {_text(m.loss_noise)} from batch to batch"
     yield "loss", _text(m.loss), f"{seen}{spread}"
     if not math.isnan(m.start_loss):
-        yield "before training", _text(m.start_loss), "loss of the model as it began"
+        yield "before training", _text(m.start_loss), m.start_origin or "the loss, as it was given"
     yield "λ_max", _text(m.lambda_max), f"of the mean loss; residual {_text(m.lambda_error)}"
-    mean = m.trace / m.parameters
-    yield "trace", _text(m.trace), f"± {_text(m.trace_error)}; mean eigenvalue {_text(mean)}"
+    yield from _spread(m)
     yield "‖g‖", _text(m.grad_norm), f"of one batch; of their mean {_text(m.mean_grad_norm)}"
     if math.isnan(m.noise_scale):
         told = "needs two batches"
@@ -74,12 +78,28 @@ def _measured(m: Measured) -> Iterator[tuple[str, str, str]]:
     yield "largest share", share, f"of ‖ε‖² falls to {m.largest_name}"
 
 
+def _spread(m: Measured) -> Iterator[tuple[str, str, str]]:
+    mean = m.trace / m.parameters
+    yield "trace", _text(m.trace), f"± {_text(m.trace_error)}; mean eigenvalue {_text(mean)}"
+    bulk = m.spectrum.within(_BULK)
+    many = f"λ_max is {_text(m.lambda_max / bulk)} times that" if bulk > 0 else "the rest is 0"
+    told = f"{100 * _BULK:g} % of the eigenvalues lie within this of 0: {many}"
+    yield "spectrum", _text(bulk), told
+    share = m.spectrum.below(-_FLAT * abs(m.lambda_max))
+    told = f"of the eigenvalues are below -λ_max/{1 / _FLAT:g}"
+    yield "negative", f"{100 * share:.2g} %", told
+
+
 def _along(m: Measured) -> Iterator[tuple[str, str, str]]:
     yield "λ̂", _text(m.scan.curvature[_near(m)]), "curvature along ε, at the lower end"
-    end = m.scan.rho[-1]
+    end, radius = m.scan.rho[-1], start_radius(m)
+    untrained = m.upper > radius
+    beyond = f"the rise of a batch is off that of a quadratic by {100 * BENT:g} %"
+    if untrained:
+        beyond = "the loss at w + ε is above that before training"
     ends = (
         ("lower end", m.lower, "below, the loss rise is lost in the noise from batch to batch"),
-        ("upper end", m.upper, "above, the rise is off that of a quadratic by half of it"),
+        ("upper end", radius if untrained else m.upper, f"above, {beyond}"),
         ("uphill from", m.flip, "there the gradient at w + ε points uphill at w"),
     )
     for name, value, meaning in ends:
@@ -97,13 +117,11 @@ def _near(m: Measured) -> int:
 
 
 def _edges(m: Measured, edges: tuple[Edge, ...], asked: float) -> Iterator[tuple[str, str, str]]:
-    for note in m.base.notes:
-        yield m.base.name, "", note
-    if not m.base.plain:
+    if m.base.missing:
+        yield m.base.name, "none", m.base.missing
         return
     for one in edges:
-        if one.edge is None or one.ratio is None:
-            yield one.method, "none", "weight decay alone overshoots: no curvature is stable"
+        if one.ratio is None:  # only where the formulas do not hold
             continue
         where = "below it"
         if one.ratio >= _AT:

@@ -1,0 +1,181 @@
+"""What follows from a measurement: the edges, what rho would become, and the words of the table."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import thalweg.diagnose
+from thalweg import ThalwegError, theory
+from thalweg.curvature.edge import BaseStep, base_step
+from thalweg.diagnose import Spectrum, outlook, recommend, table
+from thalweg.diagnose.base import common_rho
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made import MEASURED, RHO, with_
+
+BASES = {
+    "plain": BaseStep("SGD", 0.05, 0.05),
+    "momentum and decay": BaseStep("SGD", 0.05, 0.05, 0.9, 1e-2),
+    "nesterov": BaseStep("SGD", 0.05, 0.05, 0.9, 0.0, True),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_edges_are_those_of_the_theory(name):
+    base = BASES[name]
+    m = with_(base=base)
+    rho = 0.07
+    found = {one.method: one for one in outlook.edges(m, rho)}
+    given = {
+        "momentum": base.momentum,
+        "weight_decay": base.weight_decay,
+        "nesterov": base.nesterov,
+    }
+    assert found["GD"].edge == theory.edge(0.05, **given)
+    for method, power in (("USAM", 0.0), ("p = 1/2", 0.5), ("SAM", 1.0)):
+        one = found[method]
+        assert one.edge == theory.edge(0.05, rho, 0.5, power, **given)
+        assert one.ratio == 20.0 / one.edge
+        largest = theory.largest_stable_rho(0.05, 20.0, 0.5, power, **given)
+        assert one.largest_rho == largest
+        at_limit = theory.edge(0.05, largest, 0.5, power, **given)
+        assert at_limit == pytest.approx(20.0)
+        if power and not base.nesterov:
+            assert one.bounce == theory.bounce_amplitude(0.05, rho, 20.0, power, base.momentum)
+            # On the bounce ‖g‖ = λa, so that ‖ε‖ = ρ‖g‖^(1 - p).
+            assert one.radius == pytest.approx(rho * (20.0 * one.bounce) ** (1 - power))
+        else:
+            assert one.bounce is one.radius is None
+
+
+def test_a_minimum_that_the_optimizer_leaves_has_no_limit_and_no_bounce():
+    m = with_(lambda_max=500.0)
+    found = outlook.edges(m, 0.05)
+    assert all(one.largest_rho is None and one.bounce is None for one in found)
+    assert found[0].ratio > 1
+    rows = {row.name: row for row in told(m)}
+    assert "itself leaves" in rows["USAM's limit"].meaning
+    assert "beyond it" in rows["GD"].meaning
+
+
+def test_where_nothing_bends_upwards_there_is_no_minimum():
+    rows = {row.name: row for row in told(with_(lambda_max=-1.0))}
+    assert rows["USAM's limit"].value == "none"
+    assert "SAM: bounce" not in rows
+
+
+def test_decay_that_overshoots_alone_has_no_edge():
+    w = torch.zeros(1, requires_grad=True)
+    base = base_step(torch.optim.SGD([w], lr=0.05, weight_decay=100.0))
+    (row,) = [row for row in told(with_(base=base)) if row.part.startswith("Edges")]
+    assert (row.name, row.value) == ("SGD", "none")
+    assert "weight_decay" in row.meaning
+
+
+def told(m, power=1.0, asked=None):
+    advice = recommend(m)
+    asked = asked or advice.rho
+    edges, changes = outlook.edges(m, asked), outlook.changes(m, advice.rho)
+    return table.rows(m, advice, asked, edges, changes, power)
+
+
+def test_optimizers_that_scale_by_themselves_get_no_edge():
+    w = torch.zeros(1, requires_grad=True)
+    base = base_step(torch.optim.AdamW([w], lr=1e-3))
+    assert base.missing
+    m = with_(base=base)
+    assert all(one.edge is None and one.bounce is None for one in outlook.edges(m, 0.1))
+    rows = [row for row in told(m) if row.part.startswith("Edges")]
+    assert len(rows) == 1
+    assert "AdamW scales" in rows[0].meaning
+
+
+def test_groups_that_step_otherwise_get_no_edge():
+    w, v = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    groups = [{"params": [w]}, {"params": [v], "momentum": 0.0}]
+    base = base_step(torch.optim.SGD(groups, lr=1.0, momentum=0.9))
+    (row,) = [row for row in told(with_(base=base)) if row.part.startswith("Edges")]
+    assert "differ in momentum" in row.meaning
+
+
+def test_the_rho_of_the_groups_is_read():
+    w = torch.zeros(1, requires_grad=True)
+    sgd = torch.optim.SGD([w], lr=0.1)
+    for held, rho in ((None, None), (0.2, 0.2), (0.0, None)):
+        sgd.param_groups[0]["rho"] = held
+        assert common_rho(sgd) == rho
+    for held in ("x", -1.0, math.nan):
+        sgd.param_groups[0]["rho"] = held
+        with pytest.raises(ThalwegError, match='"rho" in the param groups must be'):
+            common_rho(sgd)
+
+
+def test_what_rho_would_become():
+    found = outlook.changes(MEASURED, 0.1)
+    assert found["batch/4"] == theory.radius_for_microbatch(0.1, 64.0, 16.0, 1.0, 200.0)
+    assert found["batch*4"] == theory.radius_for_microbatch(0.1, 64.0, 256.0, 1.0, 200.0)
+    assert found["batch/4"] < 0.1 < found["batch*4"]
+    assert found["loss*4"] == 0.1
+    assert found["USAM now"] == pytest.approx(0.1 / 0.5)  # ρ ‖g‖ = .1
+    assert found["USAM, loss*4"] == pytest.approx(found["USAM now"] / 4)
+    widths = [found[f"width*4, {which} layer"] for which in ("first", "hidden", "last")]
+    assert widths == pytest.approx([0.2, 0.1, 0.05])
+    assert "batch/4" not in outlook.changes(with_(noise_scale=math.nan), 0.1)
+    noisy = outlook.changes(with_(noise_scale=math.inf), 0.1)
+    assert noisy["batch*4"] == pytest.approx(0.2)
+    assert "batch/4" not in outlook.changes(with_(examples=2.0), 0.1)
+
+
+VERDICTS = {0.005: "too small to matter", 0.5: "within", 2.0: "quadratic", 5.0: "uphill"}
+
+
+@pytest.mark.parametrize("rho", VERDICTS)
+def test_a_rho_that_was_asked_about_is_judged(rho):
+    assert VERDICTS[rho] in outlook.verdict(MEASURED, rho)
+    (row,) = [row for row in told(MEASURED, asked=rho) if row.name == "asked about"]
+    assert VERDICTS[rho] in row.meaning
+
+
+@pytest.mark.parametrize("rho", [0.6, 1.5, 3.9])
+def test_beyond_the_loss_before_training_no_rho_is_trusted(rho):
+    m = with_(start_loss=1.5, upper=0.5)  # the rise is rho here
+    assert "above that of the model before training: too large" in outlook.verdict(m, rho)
+    assert outlook.verdict(m, 0.4) == "within the trusted range"
+    (row,) = [row for row in told(with_(start_loss=1.5)) if row.name == "upper end"]
+    assert "above that before training" in row.meaning
+
+
+def test_the_spectrum_is_told():
+    rows = {row.name: row for row in told(MEASURED)}
+    assert rows["spectrum"].value == "4"
+    assert "λ_max is 5 times that" in rows["spectrum"].meaning
+    assert rows["negative"].value == "0 %"  # -.1 is no farther from 0 than a hundredth of 20
+    lower = with_(spectrum=Spectrum((-0.3, 0.0, 20.0), (0.25, 0.74, 0.01)))
+    assert {row.name: row for row in told(lower)}["negative"].value == "25 %"
+
+
+def test_every_power_gets_the_rho_of_the_same_length():
+    rows = {row.name: row.value for row in told(MEASURED, power=2.0)}
+    lengths = {p: float(rows[f"rho at power {p:g}"]) * 0.5 ** (1 - p) for p in (0.0, 0.5, 2.0)}
+    assert list(lengths.values()) == pytest.approx([0.1] * 3, rel=1e-2)
+
+
+def test_json_is_json():
+    advice = recommend(MEASURED)
+    edges, changes = outlook.edges(MEASURED, 0.1), outlook.changes(MEASURED, 0.1)
+    m = with_(upper=math.inf)
+    found = thalweg.diagnose.Diagnosis(*advice, m, 0.1, edges, changes, told(m))
+    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert data["measured"]["upper"] is None
+    assert data["rho"] == advice.rho
+    assert data["measured"]["scan"]["rho"] == pytest.approx(RHO)
+    assert [one["method"] for one in data["edges"]] == ["GD", "USAM", "p = 1/2", "SAM"]
+    for row in found.rows:
+        assert row.name in str(found)
+        assert row.meaning in str(found)

@@ -1,0 +1,336 @@
+"""The race of the presets: what is trained, how it is tuned and judged, its page and figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import thalweg
+from thalweg import lab, presets
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+try:
+    import race
+    import race_costs as costs
+    import race_figure as figures
+    import race_judge as judging
+    import race_tasks as tasks
+    import race_torch
+finally:
+    sys.path.remove(str(FOLDER))
+
+CLEAN, NOISY, TEXT, LAYERS, _ = tasks.TASKS
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def by_hand(method, rho, steps):
+    """The weights of torch's own layers after some steps on the digits of seed 0."""
+    digits = lab.Digits()
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    seeds = torch.tensor([0])
+    model.load_state_dict({k: t[0] for k, t in CLEAN.problem().start(seeds).items()})
+    optimizer = torch.optim.SGD(model.parameters(), lr=digits.eta, momentum=digits.momentum)
+    sam, batches = thalweg.SAM(optimizer, model, rho, method=method), digits.stream(seeds)
+    for step in range(steps):
+        images, labels = (part[0] for part in batches(step))
+        for _ in sam.passes():
+            functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "rho"),
+    [("sam", 0.3), ("asam", 1.0), ("spectral_radius", 0.1), ("gaussian", 0.5), ("late", 0.3)],
+)
+def test_a_preset_does_to_the_digits_what_it_does_to_torchs_layers(name, rho):
+    method = tasks.method_of(name, 8)
+    ours = lab.simulate(CLEAN.problem(), rho=[0.0, rho], seed=0, method=method, steps=8)
+    theirs = by_hand(method, rho, 8)
+    apart = 0.0
+    for key, value in theirs.items():
+        plain, moved = ours.final[key]
+        np.testing.assert_allclose(moved, value, atol=2e-5)
+        apart = max(apart, float(np.abs(plain - moved).max()))
+    assert apart > 1e-3  # it is not plain SGD that agrees
+
+
+@pytest.mark.parametrize("name", ["spectral_radius", "gaussian"])
+def test_the_laboratorys_own_layout_is_another_network_to_some(name):
+    method = getattr(presets, name)()
+    own, other = (
+        lab.simulate(problem, rho=0.5, seed=0, method=method, steps=4)
+        for problem in (lab.Digits(), CLEAN.problem())
+    )
+    # If this fails, the laboratory says which way its tensors lie: AsTorch may go.
+    assert np.abs(own.final["weight1"].mT - other.final["0.weight"]).max() > 1e-3
+
+
+def test_every_preset_runs_somewhere():
+    names = {card.name for card in presets.cards()}
+    assert {*CLEAN.runners} | {*tasks.IN_TORCH} == names
+    assert CLEAN.runners == NOISY.runners
+    assert sorted(TEXT.runners) == sorted(tasks.ON_TEXT)
+    assert {name.split()[-1] for name in LAYERS.runners} == {"sam", *tasks.IN_TORCH}
+    assert {*tasks.BEGINS} <= names
+
+
+def peaked(at):
+    """A training whose validation is best at one ρ; what it was asked for is kept."""
+    asked = []
+
+    def train(halves):
+        asked.append(halves)
+        rows = [[-abs(half - at)] * 2 for half in halves]
+        zeros = [0] * len(halves)
+        return {"validation": rows, "test": rows, "diverged": zeros, "share": halves}
+
+    return train, asked
+
+
+@pytest.mark.parametrize(("at", "grown"), [(-2, 0), (-4, 1), (1, 1), (-8, 3), (4, 2)])
+def test_a_grid_grows_until_the_best_is_inside(at, grown):
+    train, asked = peaked(at)
+    halves, found = tasks.tuned(train, list(range(-4, 2)), 4)
+    assert halves == list(range(halves[0], halves[-1] + 1)) == found["share"]
+    assert halves[tasks.best(found["validation"])] == at
+    assert 0 < tasks.best(found["validation"]) < len(halves) - 1
+    assert len(asked) == 1 + grown
+
+
+def test_a_grid_does_not_grow_for_ever():
+    train, asked = peaked(99)
+    halves, found = tasks.tuned(train, [0, 1, 2], 2)
+    assert (len(asked), halves) == (3, list(range(7)))
+    assert tasks.best(found["validation"]) == 6
+
+
+def test_of_equals_the_largest_rho_is_taken():
+    assert tasks.best([[1.0, 3.0], [2.0, 2.0], [0.0, 1.0]]) == 1
+
+
+def test_rho_goes_in_half_decades():
+    watched = tasks.trained(CLEAN, "sam", [-1, 1], 10, 2)["test"]
+    problem, rho = CLEAN.problem(), np.array([[10**-0.5], [10**0.5]])
+    run = lab.simulate(problem, rho=rho, seed=[0, 1], steps=10, progress="")
+    np.testing.assert_array_equal(watched, run.observed["test_accuracy"])
+    assert not np.array_equal(*watched)
+
+
+def test_a_trained_record_counts_what_the_gate_let_through():
+    found = tasks.trained(CLEAN, "late", [-2, 0], 8, 2)
+    assert found["share"] == [0.25, 0.25]
+    assert np.shape(found["test"]) == (2, 2)
+    assert tasks.gradients(tasks.method_of("late", 8), 0.25) == 1.25
+    assert tasks.gradients(presets.momentum(), 0.9) == 1
+    assert tasks.gradients(presets.multi_step(2), 1.0) == 3
+    judged = tasks.trained(CLEAN, "adaptive_gate", [-2], 20, 2)
+    assert 0 < judged["share"][0] < 1
+
+
+def test_a_preset_may_stop_where_its_validation_is_best():
+    found = tasks.trained(NOISY, "sam", [-1, 0], 30, 2)
+    for i, half in enumerate((-1, 0)):
+        step = found["stop step"][i]
+        short = tasks.trained(NOISY, "sam", [half], step, 2)
+        assert found["stop test"][i] == short["test"][0]
+        assert found["stop validation"][i] == pytest.approx(np.mean(short["validation"][0]))
+        assert found["stop validation"][i] >= np.mean(found["validation"][i])
+
+
+def test_a_rival_on_its_way_is_a_shorter_run():
+    rival = tasks.rival(CLEAN, 10, 2)
+    assert rival["looks"][:2] == [0, 1]
+    assert rival["looks"][-1] == 40
+    problem = CLEAN.problem()
+    short = lab.simulate(problem, eta=0.05, seed=[0, 1], steps=10, progress="")
+    test, rate, steps = judging.rival_at(rival, 10, own=True)
+    assert (rate, steps) == (0.05, 10)
+    np.testing.assert_allclose(test, short.observed["test_accuracy"], atol=1e-6)
+
+
+def rival_of(validation, test):
+    """Two learning rates around the own one, three looks, two seeds."""
+    return {
+        "rates": [0.1, 0.3, 0.9],
+        "looks": [0, 10, 20],
+        "validation": [[row, row] for row in validation],
+        "test": [[row, row] for row in test],
+    }
+
+
+RIVAL_RECORD = rival_of(
+    [[0.1, 0.5, 0.6], [0.1, 0.6, 0.5], [0.1, 0.2, 0.3]],
+    [[0.0, 0.41, 0.42], [0.0, 0.51, 0.52], [0.0, 0.61, 0.62]],
+)
+
+
+def test_a_rivals_rate_is_chosen_by_validation_for_its_steps():
+    for steps, test, rate, look in ((11, 0.51, 0.3, 10), (20, 0.42, 0.1, 20), (99, 0.42, 0.1, 20)):
+        found = judging.rival_at(RIVAL_RECORD, steps)
+        assert found[0].tolist() == [test, test]
+        assert found[1:] == (rate, look)
+    assert judging.rival_at(RIVAL_RECORD, 20, own=True)[1:] == (0.3, 20)
+    assert judging.stopped(RIVAL_RECORD, 20)[1:] in {(0.1, 20), (0.3, 10)}
+    assert judging.stopped(RIVAL_RECORD, 10)[1:] == (0.3, 10)
+
+
+def test_a_gain_is_paired():
+    found = judging.gain(np.array([0.5, 0.7, 0.9]), np.array([0.4, 0.59, 0.81]))
+    assert found.mean == pytest.approx(10.0)
+    assert (found.low, found.high) == (
+        pytest.approx(10 - 2.484, abs=1e-3),
+        pytest.approx(12.484, 1e-3),
+    )
+    assert found.p_value == pytest.approx(0.00332, abs=1e-5)
+    assert found.sign == 1
+    assert dataclasses.replace(found, p_value=0.05).sign == 0
+    assert judging.gain(np.array([0.5, 0.7]), np.array([0.5, 0.7])).sign == 0
+
+
+def record(test, *, share=1.0, halves=(0, 1, 2)):
+    """Trained for 10 steps; the middle ρ is the best on validation, the last one where it stops."""
+    return {
+        "settings": {"steps": 10},
+        "halves": list(halves),
+        "began with": 3,
+        "validation": [[0.1, 0.1], [0.2, 0.2], [0.1, 0.1]],
+        "test": [[0.9, 0.9], test, [0.9, 0.9]],
+        "stop validation": [0.2, 0.2, 0.3],
+        "stop test": [test, test, [0.8, 0.81]],
+        "share": [0.0, share, 0.0],
+        "diverged": [0, 0, 0],
+    }
+
+
+def test_a_row_meets_the_rival_at_its_own_cost():
+    records = {"sam": record([0.5, 0.53]), "random_gate": record([0.61, 0.62], share=0.1)}
+    times = {
+        "sam": (0.8, 0.9, 1.0),
+        "random_gate open": (1, 1.8, 2),
+        "random_gate closed": (0, 1, 1),
+    }
+    sam, gated = judging.judge(CLEAN, records, {"sgd": RIVAL_RECORD}, {"times": times})
+    assert (sam.gradients, gated.gradients) == (2.0, 1.1)
+    assert (sam.time, gated.time) == (0.9, pytest.approx(1.08))
+    assert sam.rho == pytest.approx(10**0.5)
+    assert sam.test == pytest.approx(51.5)  # at the ρ of validation, not at the best on the test
+    assert sam.gains["gradients"].mean == pytest.approx(51.5 - 42)
+    assert sam.gains["rate"].mean == pytest.approx(51.5 - 52)
+    assert gated.gains["stopped"].mean == pytest.approx(80.5 - 51)
+    assert sam.gains["time"].mean == pytest.approx(51.5 - 51)
+    assert gated.gains["gradients"].mean == pytest.approx(61.5 - 51)
+    assert gated.gains["sam"].mean == pytest.approx(10.0)
+    assert "sam" not in sam.gains
+    assert not sam.at_end
+    single = judging.gain(np.array([0.61, 0.62]), np.array([0.51, 0.51]))
+    assert gated.gains["gradients"].p_value == pytest.approx(2 * single.p_value)  # Holm, of two
+
+
+def test_times_of_gates_go_by_their_share():
+    known = {"times": {"late open": (0, 3.0, 0), "late closed": (0, 1.0, 0)}}
+    assert costs.factor(known, "late", 0.25) == 1.5
+    assert costs.factor(known, "sam", 1.0) is None
+
+
+def test_everyone_is_timed():
+    found = costs.measure(1, quick=True)["times"]
+    named = {name.split()[0] for name in found}
+    assert named == {card.name for card in presets.cards()} - {*tasks.IN_TORCH}
+    assert all(low > 0 for low, _, _ in found.values())
+
+
+@pytest.mark.parametrize("name", ["look_back", "adaptive_gate", "late"])
+def test_a_gate_is_held_open_or_shut(name):
+    for opened, expected in ((True, 2), (False, 1)):
+        runner = costs.Runner(costs.gated(tasks.method_of(name, 10), opened=opened), 4, 4)
+        runner.step()
+        counts = []
+        for _ in range(3):
+            count = 0
+            for _ in runner.sam.passes():
+                x, y = runner.batch
+                functional.cross_entropy(runner.model(x), y).backward()
+                count += 1
+            runner.optimizer.zero_grad()
+            counts.append(count)
+        assert counts[1:] == [expected] * 2
+
+
+def test_networks_with_normalization_layers_learn_and_rho_matters():
+    def run(*more):
+        return race_torch.run(LAYERS, "sgd", 0, 12, 0.05, *more)
+
+    alone = run()
+    assert alone == run(thalweg.Method(), 0.0)
+    assert alone != run(presets.normalization_only(), 1.0)
+    assert min(alone) > 0.5
+
+
+def main(folder, *words):
+    race.main(["--results", str(folder / "kept"), "--quick", "--workers", "1", *words])
+
+
+def test_a_quick_run_writes_page_and_figure_and_goes_on_where_it_was(tmp_path, capsys):
+    page = tmp_path / "race.md"
+    only = ["--only", "sam", "late", "alone"]
+    main(tmp_path, "--tasks", "--write", str(page), *only)
+    begun = capsys.readouterr().err.splitlines()
+    text = page.read_text(encoding="utf-8")
+    assert "the numbers mean nothing" in text
+    assert "*Time* has not been measured." in text
+    assert "Not yet run" not in text
+    rows = re.findall(r"^\| `(.*?)` \| ([\d.]+) \|", text, flags=re.M)
+    assert rows.count(("late", "1.25")) == 2
+    assert rows.count(("sam", "2.00")) == 3
+    assert len(begun) == 17
+    kept = sorted((tmp_path / "kept").rglob("*.json"))
+    kept[0].write_text("{ cut sho", encoding="utf-8")
+    other = json.loads(kept[1].read_text(encoding="utf-8"))
+    other["settings"]["steps"] += 1  # of another run
+    kept[1].write_text(json.dumps(other), encoding="utf-8")
+    main(tmp_path, "--tasks", *only)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    drawing = (tmp_path / "figures" / "race.svg").read_text(encoding="utf-8")
+    circles = [e for e in ElementTree.fromstring(drawing).iter() if e.tag.endswith("circle")]
+    assert len(circles) == 6
+    main(tmp_path, "--write", str(page), "--only", "usam", "sam")
+    assert "Not yet run: clean usam, noisy usam" in page.read_text(encoding="utf-8")
+
+
+def row(name, mean, *, cost=2.0, half=0.5, p_value=0.01):
+    found = judging.Gain(mean, mean - half, mean + half, p_value)
+    gains = {"gradients": found}
+    return judging.Row(name, cost, None, (0, 1, 2), 0.1, False, False, 90.0, gains)
+
+
+def test_the_figure_puts_the_cheapest_first_and_gains_to_the_right():
+    rows = [row("b", 1.0), row("a", -1.0), row("c", 0.2, cost=1.0), row("d", 90.0)]
+    assert [name for name, _ in figures.ordered({"t": rows})] == ["c", "d", "b", "a"]
+    tree = ElementTree.fromstring(figures.draw({"t": rows, "none": []}))
+    found = [e for e in tree.iter() if e.tag.endswith("circle")]
+    at = {r.name: (float(e.get("cx")), e.get("fill")) for r, e in zip(rows, found, strict=True)}
+    assert at["a"][0] < at["c"][0] < at["b"][0] < at["d"][0] <= float(tree.get("width"))
+    fills = {name: fill for name, (_, fill) in at.items()}
+    assert fills["b"] == fills["d"] == figures.CLEAR[1]
+    assert (fills["a"], fills["c"]) == (figures.CLEAR[-1], "#ffffff")
+    assert "+90.0" in figures.draw({"t": rows})  # beyond the axis, so it is written
