@@ -83,7 +83,7 @@ def keep(file: Path, record: Record) -> None:
 
 
 def files(folder: Path, settings: Settings, only: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """Return where each preset's results on each task are kept; rivals come first: they are long.
+    """Return where each preset's results on each task are kept, those that take longest first.
 
     Args:
         folder: Where.
@@ -92,7 +92,7 @@ def files(folder: Path, settings: Settings, only: Sequence[str]) -> dict[tuple[s
     """
     place = folder / ("quick" if settings is QUICK else "full")
     found = {}
-    for task in sorted(TASKS, key=lambda task: task.noise is not None):
+    for task in sorted(TASKS, key=lambda task: (task.noise is not None, not task.layers)):
         for name in [*(f"{base} {RIVAL}" for base in task.bases), *task.runners]:
             if not only or name in only or name.split()[-1] in only:
                 found[task.name, name] = place / task.name / f"{name.replace(' ', '-')}.json"

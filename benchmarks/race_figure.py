@@ -14,6 +14,8 @@ INK, SOFT, FAINT = "#222222", "#6b6b6b", "#e4e4e4"
 #: Clearly above, clearly below, neither.
 CLEAR = {1: "#2f7f86", -1: "#c2307a", 0: INK}
 KIND = "gradients"
+#: A tick of another colour shows what is left where both may stop early.
+ALSO, TICK = "stopped", "#e09500"
 #: Of gains beyond this many points the exact place tells nothing more.
 FAR = 12.0
 
@@ -63,6 +65,7 @@ def panel(
     """Draw the gains of one task."""
     shown = [row for row in rows if KIND in row.gains]
     ends = [e for r in shown for e in (r.gains[KIND].low, r.gains[KIND].high)]
+    ends += [r.gains[ALSO].mean for r in shown if ALSO in r.gains]
     low, high = (float(np.clip(end, -FAR, FAR)) for end in (min(ends, default=-1), max(ends)))
     low, high = min(low, -0.1), max(high, 0.1)
     low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
@@ -77,6 +80,9 @@ def panel(
     for row in shown:
         found, y = row.gains[KIND], heights[row.name]
         ink = CLEAR[found.sign]
+        if ALSO in row.gains:
+            also = x(row.gains[ALSO].mean)
+            drawn.append(line(also, y - 6, also, y + 6, TICK, 2.5))
         inside = low <= found.mean <= high
         dot = f'cx="{x(found.mean):.1f}" cy="{y:.1f}" r="4" stroke="{ink}" stroke-width="1.5"'
         drawn.append(line(x(found.low), y, x(found.high), y, ink, 1.5))
@@ -119,7 +125,7 @@ def draw(panels: dict[str, Sequence[Row]]) -> str:
         parts += panel(rows, title, NAMES + number * (PANEL + GAP), heights, foot)
     told = "gain over SGD at equal gradients, points of test accuracy, 95 % interval"
     parts.append(text(NAMES, foot + 38, told))
-    told = "filled: clear after Holm (above: green, below: red); open: not"
+    told = "filled: clear after Holm (above: green, below: red); open: not; orange tick: both stop early"
     parts.append(text(NAMES, foot + 55, told, ink=SOFT))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{foot + BELOW:.0f}" '

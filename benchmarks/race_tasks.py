@@ -171,6 +171,11 @@ def first_grid(name: str) -> list[int]:
 Trained = dict[str, list[Any]]
 
 
+def pace(steps: int) -> int:
+    """Return from how many steps to how many a training is looked at, the last step included."""
+    return 1 if steps % LOOKS else steps // LOOKS
+
+
 def trained(
     task: Task, name: str, halves: list[int], steps: int, seeds: int, method: Method | None = None
 ) -> Trained:
@@ -178,7 +183,7 @@ def trained(
     method = method_of(name, steps) if method is None else method
     problem = task.problem(MICRO if name == "micro_batch" else None)
     rho = 10 ** (np.array(halves)[:, None] / 2)
-    every = max(1, steps // LOOKS)
+    every = pace(steps)
     watch = {k: lab.History(f"{k}_accuracy", every=every) for k in ("validation", "test")}
     result = lab.simulate(
         problem,
@@ -257,7 +262,7 @@ def rival(task: Task, steps: int, seeds: int) -> dict[str, Any]:
     problem = task.problem()
     assert problem.eta is not None
     rates = [problem.eta * rate for rate in RATES]
-    every = max(1, steps // LOOKS)
+    every = pace(steps)
     total = HORIZON * steps
     watch = {k: lab.History(f"{k}_accuracy", every=every) for k in ("validation", "test")}
     result = lab.simulate(

@@ -148,7 +148,7 @@ def test_a_trained_record_counts_what_the_gate_let_through():
 
 
 def test_a_preset_may_stop_where_its_validation_is_best():
-    found = tasks.trained(NOISY, "sam", [-1, 0], 30, 2)
+    found = tasks.trained(NOISY, "sam", [-1, 0], 40, 2)
     for i, half in enumerate((-1, 0)):
         step = found["stop step"][i]
         short = tasks.trained(NOISY, "sam", [half], step, 2)
@@ -159,8 +159,8 @@ def test_a_preset_may_stop_where_its_validation_is_best():
 
 def test_a_rival_on_its_way_is_a_shorter_run():
     rival = tasks.rival(CLEAN, 10, 2)
-    assert rival["looks"][:2] == [0, 1]
-    assert rival["looks"][-1] == 40
+    assert rival["looks"] == [*range(41)]
+    assert [tasks.pace(steps) for steps in (10, 20, 45, 600)] == [1, 1, 1, 30]
     problem = CLEAN.problem()
     short = lab.simulate(problem, eta=0.05, seed=[0, 1], steps=10, progress="")
     test, rate, steps = judging.rival_at(rival, 10, own=True)
@@ -333,4 +333,11 @@ def test_the_figure_puts_the_cheapest_first_and_gains_to_the_right():
     fills = {name: fill for name, (_, fill) in at.items()}
     assert fills["b"] == fills["d"] == figures.CLEAR[1]
     assert (fills["a"], fills["c"]) == (figures.CLEAR[-1], "#ffffff")
+    orange = [e for e in tree.iter() if e.get("stroke") == figures.TICK]
+    assert not orange
+    early = dataclasses.replace(rows[0].gains["gradients"], mean=-0.5)
+    rows[0] = dataclasses.replace(rows[0], gains={**rows[0].gains, "stopped": early})
+    tree = ElementTree.fromstring(figures.draw({"t": rows}))
+    (tick,) = (e for e in tree.iter() if e.get("stroke") == figures.TICK)
+    assert at["a"][0] < float(tick.get("x1")) < at["c"][0]
     assert "+90.0" in figures.draw({"t": rows})  # beyond the axis, so it is written

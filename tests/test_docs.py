@@ -79,6 +79,7 @@ LINKED = [
     "features.md",
     "findings.md",
     "integrations.md",
+    "methods.md",
     "migration.md",
     "recipes.md",
     "theory.md",
