@@ -140,7 +140,7 @@ def report(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="A folder that study wrote, or a file of a Monitor's records."
+            metavar="PATH", help="A folder that study wrote, or a file of a Monitor's records."
         ),
     ],
 ) -> None:
@@ -152,6 +152,16 @@ def report(
 
             typer.echo(write_training_report(folder))
             return
+        if folder.suffix == ".jsonl":
+            raise ThalwegError(
+                f"{folder} must be a file of a monitor's records, got no such file: pass the one "
+                "that Monitor(to=...) wrote"
+            )
+        if (page := folder / "diagnosis.html").exists() and not (folder / "manifest.json").exists():
+            raise ThalwegError(
+                f"{folder} must be a folder that `thalweg study` wrote, got one of `thalweg "
+                f"diagnose`: its page is {page}"
+            )
     from thalweg.report import write_report
 
     typer.echo(write_report(folder))

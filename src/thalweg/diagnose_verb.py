@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
 import json
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from thalweg.diagnose import Diagnosis, diagnose
+from thalweg.diagnose.checks import bare
+from thalweg.diagnose.follow import follow_steps, told
 from thalweg.errors import ThalwegError
 
 RETURNS = (
@@ -24,6 +29,9 @@ RETURNS = (
 def run(target: str, *, json_: bool, folder: Path | None, **settings: Any) -> None:
     """Diagnose what a function returns, and print it.
 
+    What is found is written and shown before any step is followed, and the steps when they are
+    over or broken off, by SIGINT or SIGTERM.
+
     Args:
         target: ``MODULE:FUNCTION``, the module as it is imported or as a path to its file.
         json_: Whether to print JSON.
@@ -33,21 +41,65 @@ def run(target: str, *, json_: bool, folder: Path | None, **settings: Any) -> No
     Raises:
         ThalwegError: If there is no such function, or it returns something else.
     """
-    found = diagnose(*build(target), progress=_tell, **settings)
-    text = json.dumps(found.to_json())
-    page = None
-    if folder is not None:
-        from thalweg.diagnose.page import write_page
-        from thalweg.results.folder import write_whole
-
-        page = write_page(found, folder, target)
-        write_whole(folder / "diagnosis.json", text + "\n")
+    steps, four = settings.pop("train", 0), build(target)
+    found = diagnose(*four, progress=_tell, **settings)
+    page = _write(found, folder, target)
+    if not json_:
+        show(found)
+        if page is not None:
+            typer.echo(f"The page: {page.resolve()}")
+        sys.stdout.flush()  # a kill would take along what waits in a pipe
+    followed: list[dict[str, float]] = []
+    stopped = 0
+    if steps:
+        _tell(f"{steps} steps with SAM")
+        stopped = _follow(four, found.rho, steps, followed)
+        found = dataclasses.replace(found, followed=tuple(followed))
+        _write(found, folder, target)
     if json_:
-        typer.echo(text)
-        return
-    show(found)
-    if page is not None:
-        typer.echo(f"The page: {page.resolve()}")
+        typer.echo(json.dumps(found.to_json()))
+    elif followed:
+        typer.echo(told(found.followed))
+    if stopped:
+        place = "" if folder is None else f"; the diagnosis is in {folder}"
+        sys.stderr.write(f"thalweg: interrupted after {len(followed)} of {steps} steps{place}\n")
+        raise typer.Exit(128 + stopped)
+
+
+def _write(found: Diagnosis, folder: Path | None, target: str) -> Path | None:
+    """Write the page and the numbers, each whole or not at all."""
+    if folder is None:
+        return None
+    from thalweg.diagnose.page import write_page
+    from thalweg.results.folder import write_whole
+
+    page = write_page(found, folder, target)
+    write_whole(folder / "diagnosis.json", json.dumps(found.to_json()) + "\n")
+    return page
+
+
+def _follow(four: tuple[Any, ...], rho: float, steps: int, into: list[dict[str, float]]) -> int:
+    """Follow steps with SAM; return the number of the signal that broke them off, or 0."""
+    model, loss_of, loader, optimizer = four
+    at_once = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminated) if at_once else None
+    try:
+        # What came before an interrupt stays in the list.
+        into.extend(follow_steps(bare(model), loss_of, loader, optimizer, rho, steps))
+    except KeyboardInterrupt as error:
+        return signal.SIGTERM if isinstance(error, _TerminatedError) else signal.SIGINT
+    finally:
+        if at_once:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    return 0
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which else ends the program where it stands."""
+
+
+def _terminated(*_: object) -> None:
+    raise _TerminatedError
 
 
 def _tell(word: str) -> None:
@@ -109,7 +161,10 @@ def _module(place: str) -> Any:
                 "where the file lies, or write the path, ending in .py"
             ) from error
     if not file.is_file():
-        raise ThalwegError(f"MODULE must be a file that exists, got {place!r}")
+        raise ThalwegError(
+            f"MODULE must be a file that exists, got {place!r}: write its path from here, "
+            f"{Path.cwd()}"
+        )
     name = f"diagnosed_{file.stem}"  # which hides no other module
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
@@ -142,15 +197,6 @@ def show(found: Diagnosis) -> None:
     console.print(table)
     for reason in found.reasons:
         console.print(reason, highlight=False, markup=False)
-    if found.followed:
-        last = found.followed[-1]
-        told = ", ".join(
-            f"{name} {last[key]:.3g}"
-            for name, key in (("loss", "loss"), ("λ̂", "curvature"), ("edge", "edge"))
-            if key in last
-        )
-        steps = len(found.followed)
-        console.print(f"After {steps} steps with SAM: {told}.", highlight=False, markup=False)
 
 
 def _kind(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -19,6 +20,7 @@ from small_runs import half_squares, pair, small, train, watched
 
 from thalweg import SAM, ThalwegError
 from thalweg.curvature.monitor import Monitor
+from thalweg.curvature.records import read_records
 
 
 def by_passes(sam, batches):
@@ -162,6 +164,53 @@ def test_a_sink_may_close_it():
     train(sam, half_squares, [pair()] * 4)
     assert records == [0, 1, 2]
     assert second.last["step"] == 4  # torch went on to the hook behind it
+
+
+def ends(how, sam, monitor, records):
+    """What ends a monitor; it hands over the only references there are."""
+    if how == "close":
+        monitor.close()
+        monitor.close()
+    del monitor, sam
+    gc.collect()
+    return records
+
+
+@pytest.mark.parametrize("how", ["close", "its SAM is gone"])
+def test_at_its_end_it_tells_of_the_steps_since_the_last_sample(how):
+    first, rest = ends(how, *trained_for(7))
+    assert (first["step"], rest["step"]) == (0, 7)
+    assert rest["curvature_steps"] == list(range(1, 8))
+    assert rest["curvature"] == rest["curvatures"][-1] > 0
+    assert math.isnan(rest["lambda_max"])
+
+
+def trained_for(steps, **monitor):
+    sam, held, records = watched(monitor={"every": 100} | monitor, telemetry=True)
+    train(sam, half_squares, [pair()] * steps)
+    return sam, held, records
+
+
+def test_what_it_ends_with_is_no_sample():
+    _sam, monitor, records = trained_for(7, every=3)
+    monitor.close()
+    assert monitor.last["step"] == 6
+    assert [record["curvature_steps"] for record in records[1:]] == [[1, 2, 3], [4, 5, 6], [7]]
+    _sam, monitor, records = trained_for(6, every=3)
+    monitor.close()
+    assert [record["step"] for record in records] == [0, 3, 6]  # nothing is left to tell
+
+
+def test_the_end_of_the_program_is_its_end(tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_monitor import trained_for
+held = trained_for(5, to={str(tmp_path / "run.jsonl")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    first, rest = read_records(tmp_path / "run.jsonl")
+    assert (first["step"], rest["curvature_steps"]) == (0, [1, 2, 3, 4, 5])
 
 
 def test_every_and_by_hand():

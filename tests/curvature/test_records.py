@@ -112,6 +112,12 @@ def test_sinks_of_every_kind_and_several(tmp_path):
     assert [type(sink) for sink in sinks(writer)] == [Scalars]
 
 
+def test_the_name_of_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ThalwegError, match=r"must name a file, got .*: pass .*tb/run.jsonl'"):
+        sinks(f"{tmp_path}/tb/")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("to", [3, None, [print, 4]])
 def test_what_is_no_sink(to):
     with pytest.raises(ThalwegError, match="to must be a path"):

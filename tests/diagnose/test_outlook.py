@@ -151,6 +151,48 @@ def test_beyond_the_loss_before_training_no_rho_is_trusted(rho):
     assert "above that before training" in row.meaning
 
 
+def test_what_is_not_known_is_said_where_it_is_looked_for():
+    rows = {row.name: row for row in told(MEASURED)}
+    assert rows["rho"].meaning == (
+        "at power 1, by the cautious rule: the loss before training is not known"
+    )
+    assert "pass --start-loss (start_loss= in Python)" in rows["before training"].meaning
+    rows = {row.name: row for row in told(with_(start_loss=2.0))}
+    assert rows["rho"].meaning == "at power 1"
+    assert rows["before training"].meaning == "the loss, as it was given"
+    rows = {row.name: row for row in told(with_(start_loss=0.5))}
+    assert rows["rho"].meaning == "at power 1, by the cautious rule"
+    assert rows["before training"].meaning.endswith("it is below the loss of now")
+
+
+def test_one_batch_is_one_and_has_no_noise():
+    m = with_(batches=1, loss_noise=math.nan)
+    rows = {row.name: row for row in told(m, asked=0.005)}
+    assert "over 1 batch of 64 examples" in rows["loss"].meaning
+    assert "lost in rounding" in rows["lower end"].meaning
+    assert "lost in rounding" in rows["asked about"].meaning
+
+
+def test_a_lower_end_before_the_scan_is_told():
+    rows = {row.name: row for row in told(with_(lower=RHO[0] / 2))}
+    assert "the scan begins at 0.01" in rows["lower end"].meaning
+    assert "scan" not in {row.name: row for row in told(MEASURED)}["lower end"].meaning
+
+
+def test_momentum_is_named_beside_the_edge_of_gd():
+    def gd(m):
+        return {row.name: row for row in told(m)}["GD"].meaning
+
+    assert gd(MEASURED).endswith("with momentum 0.9, as those below")
+    assert "momentum" not in gd(with_(base=BASES["plain"]))
+
+
+def test_a_power_above_one_is_told_to_need_a_cap():
+    rows = {row.name: row for row in told(MEASURED, power=3.0)}
+    assert "max_norm=" in rows["rho at power 3"].meaning
+    assert "max_norm=" not in rows["rho at power 0.5"].meaning
+
+
 def test_the_spectrum_is_told():
     rows = {row.name: row for row in told(MEASURED)}
     assert rows["spectrum"].value == "4"

@@ -38,7 +38,7 @@ def test_a_part_of_where_the_loss_is_that_of_the_start():
         (math.nan, "is not known, so that"),
         (1.0, "hardly better"),
         (1.09, "hardly better"),
-        (0.5, "hardly better"),
+        (0.5, "The loss before training, given as 0.5, is below 1, that of now"),
         (1.0 + 1.01 * RHO[-1], "The scan ends at rho = 10 before"),
         (1e9, "The scan ends at rho = 10 before"),
     ],
@@ -54,6 +54,15 @@ def test_without_a_start_the_cautious_rule_is_taken(start, said):
 def test_why_the_loss_before_training_is_not_known_is_said():
     (why,) = [r for r in recommend(with_(start_origin="Block has none")).reasons if "known" in r]
     assert "is not known (Block has none), so that" in why
+
+
+def test_a_measured_start_below_the_loss_of_now_was_not_given():
+    (why,) = [
+        r
+        for r in recommend(with_(start_loss=0.5, start_origin="of a copy")).reasons
+        if "hardly" in r
+    ]
+    assert "given" not in why
 
 
 def test_where_the_loss_before_training_comes_from_is_said():
@@ -89,7 +98,10 @@ def test_no_trusted_range_is_said():
 
 
 def test_one_batch_is_said_to_be_little():
-    assert "From one batch" in recommend(with_(loss_noise=math.nan)).reasons[0]
+    reasons = recommend(with_(loss_noise=math.nan)).reasons
+    assert "From one batch" in reasons[0]
+    assert "is lost in rounding" in reasons[1]
+    assert "batch to batch" not in reasons[1]
 
 
 @pytest.mark.parametrize("scale", [1e-3, 7.0, 1e4])

@@ -238,7 +238,7 @@ WITHOUT = {
     Odd: r"Odd.reset_parameters\(\) raised TypeError",
     Unwritten: r"Unwritten.reset_parameters\(\) raised NotImplementedError",
     Infinite: "that of a copy that begins anew is (nan|inf)",
-    Bare: r"Bare has no reset_parameters\(\)",
+    Bare: r"Bare has parameters of its own and no reset_parameters\(\)",
 }
 
 
@@ -247,8 +247,14 @@ def test_layers_that_cannot_begin_anew_are_named(layer):
     model = layer()
     found = thalweg.diagnose(model, subjects.loss_of, subjects.digits(), sgd(model))
     assert math.isnan(found.measured.start_loss)
-    (why,) = [reason for reason in found.reasons if "pass start_loss" in reason]
+    (why,) = [reason for reason in found.reasons if "pass --start-loss" in reason]
     assert re.search(WITHOUT[layer], why)
+    rows = {row.name: row for row in found.rows}
+    assert rows["before training"].value == "none"
+    assert re.search(
+        f"{WITHOUT[layer]}: pass --start-loss .*, about ln V", rows["before training"].meaning
+    )
+    assert "cautious rule: the loss before training is not known" in rows["rho"].meaning
 
 
 def test_a_loss_of_zero_is_measured():

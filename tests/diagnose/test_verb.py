@@ -3,73 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from torch import nn
 
 import thalweg
 import thalweg.diagnose
 from thalweg import SAM, ThalwegError, diagnose_verb
 from thalweg.cli import app
+from thalweg.diagnose.follow import follow_steps, told
 
 sys.path.insert(0, str(Path(__file__).parent))
 import subjects
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-SCRIPT = """
-import torch
-from torch import nn
-
-BUILT = []
-
-
-def loss(model, batch):
-    return model(batch).square().mean()
-
-
-def build():
-    torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    BUILT.append(model)
-    loader = [torch.randn(4, 3) for _ in range(3)]
-    return model, loss, loader, torch.optim.SGD(model.parameters(), lr=0.1)
-
-
-def three():
-    return build()[:3]
-
-
-def nothing():
-    pass
-
-
-def needs(size):
-    return build()
-
-
-def swapped():
-    model, loss, loader, optimizer = build()
-    return model, loader, loss, optimizer
-
-
-number = 3
-"""
-
-
-@pytest.fixture
-def script(tmp_path, monkeypatch):
-    (tmp_path / "own_script.py").write_text(SCRIPT, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
-    for name in ("own_script", "diagnosed_own_script"):
-        sys.modules.pop(name, None)
 
 
 def run(target, json_=False, out=None, **settings):
@@ -89,7 +44,8 @@ def test_the_table_tells_all(script, monkeypatch, capsys, target):
         assert row.value in said
     for reason in found.reasons:
         assert reason in " ".join(said.split())
-    assert "After 2 steps with SAM: loss" in said
+    assert re.search(r"2 steps with SAM, a batch each, the first and the last: loss [.\d]+, ", said)
+    assert said.count("λ_max is") == str(found).count("λ_max is")  # the table stands there once
 
 
 def test_json_and_page(script, capsys):
@@ -104,13 +60,15 @@ def test_json_and_page(script, capsys):
     for row in found.rows:
         assert row.value.replace(">", "&gt;") in page
     assert not re.search(r'(src|href)="(?!data:)', page.split('<script id="plotly">')[0])
+    with pytest.raises(ThalwegError, match=r"`thalweg diagnose`: its page is .*diagnosis.html"):
+        app(["report", str(script / "deep" / "out")], standalone_mode=False)
 
 
 BAD = {
     "own_script": "MODULE:FUNCTION must name a function, got 'own_script'",
     "own_script:": "MODULE:FUNCTION must name a function",
     "missing_script:build": "MODULE must be one that can be imported from here",
-    "missing_script.py:build": "MODULE must be a file that exists",
+    "missing_script.py:build": "MODULE must be a file that exists.*: write its path from here",
     "own_script:absent": r"must have a function absent, got none.*returns \(model, loss, loader",
     "own_script:number": "must have a function number, got a int",
     "own_script:needs": r"must take no argument, got needs\(size\)",
@@ -130,6 +88,46 @@ def test_an_error_within_the_users_module_is_the_users(script):
     (script / "broken_script.py").write_text("import not_there_at_all\n", encoding="utf-8")
     with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
         run("broken_script:build")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("json_", [False, True])
+def test_steps_that_are_broken_off_lose_nothing(script, monkeypatch, capsys, number, json_):
+    out = script / "out"
+
+    def broken_off(*given):
+        steps = follow_steps(*given)
+        # Before the first step all that is known stands there whole.
+        assert json.loads((out / "diagnosis.json").read_text())["followed"] == []
+        assert "own_script:build" in (out / "diagnosis.html").read_text(encoding="utf-8")
+        assert ("uphill from" in capsys.readouterr().out) is not json_
+        yield next(steps)
+        yield next(steps)
+        os.kill(os.getpid(), number)
+        yield from steps
+
+    monkeypatch.setattr(diagnose_verb, "follow_steps", broken_off)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as ended:
+        run("own_script:build", json_=json_, out=out, train=50)
+    assert ended.value.exit_code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) is before
+    said = capsys.readouterr()
+    assert said.err == f"thalweg: interrupted after 2 of 50 steps; the diagnosis is in {out}\n"
+    written = json.loads((out / "diagnosis.json").read_text())
+    assert len(written["followed"]) == 2
+    assert "2 steps with SAM" in (out / "diagnosis.html").read_text(encoding="utf-8")
+    assert json.loads(said.out) == written if json_ else said.out.startswith("2 steps with SAM")
+
+
+def test_steps_are_told_by_mean_and_spread():
+    losses = [4.0, 2.0] * 5 + [9.0] * 30 + [1.0] * 10
+    said = told([{"loss": loss, "curvature": 2 * loss} for loss in losses])
+    assert said == (
+        "50 steps with SAM, a batch each, the first 10 and the last 10: loss 3 ± 1.1, then 1 ± 0; "
+        "λ̂ 6 ± 2.1, then 2 ± 0."
+    )
+    assert told([{"loss": 0.5}]) == "1 step with SAM: loss 0.5."
 
 
 def four():

@@ -144,13 +144,15 @@ def test_without_an_edge_the_reason_stands_there(tmp_path):
 
 
 def test_numbers_that_are_missing_are_gaps(tmp_path):
-    rows = [record(0), record(1, loss=math.inf, lambda_max=math.nan), record(2, loss=-1.0)]
+    rows = [record(0, lambda_max=90.0), record(1, loss=math.inf, lambda_max=math.nan)]
+    rows.append(record(2, loss=-1.0))
     first, _ = figures(write_training_report(write(tmp_path / "run.jsonl", rows)))
     assert curves(first)["loss"]["y"] == [1.0, None, -1.0]
-    assert curves(first)["λ_max"]["y"] == [10.0, None, 9.98]
+    assert curves(first)["λ_max"]["y"] == [90.0, None, 9.98]
     ((_, layout),) = first["layouts"]
     assert "type" not in layout["yaxis"]  # no logarithm of a loss below 0
     assert layout["yaxis2"]["type"] == "log"
+    assert layout["yaxis2"]["tickformat"] == "~g"  # between two decades, no single digits
 
 
 def test_the_barest_record_is_drawn(tmp_path):
@@ -158,6 +160,32 @@ def test_the_barest_record_is_drawn(tmp_path):
     file.write_text('{"step": 3, "loss": 0.5}\n{"step": 4, "loss": "much", "says": 7}\n')
     (first,) = figures(write_training_report(file))
     assert curves(first)["loss"]["y"] == [0.5, None]
+
+
+def test_what_a_monitor_ends_with_is_no_sample(tmp_path):
+    rest = Record(174, 0.0, curvatures=[7.0, 8.0], curvature_steps=[173, 174])
+    file = write(tmp_path / "run.jsonl", [record(0, curvatures=[], curvature_steps=[]), rest])
+    page = write_training_report(file)
+    text = text_of(page)
+    assert "1 sample in 174 steps: for the course of λ_max pass every= to the Monitor" in text
+    assert "<td>0 of 174</td>" in text
+    assert "<td>50 ± 5</td>" in text  # of the sample
+    first, second = figures(page)
+    drawn = curves(first)
+    assert (drawn["along ε, each step"]["x"], drawn["λ_max"]["x"]) == ([173, 174], [0])
+    # A line of one number would be invisible.
+    alone = [trace for one in (first, second) for trace in one["data"] if len(trace["x"]) == 1]
+    assert [50.0] in [trace["y"] for trace in alone]
+    assert {trace["mode"] for trace in alone} == {"lines+markers"}
+    many = write(tmp_path / "many.jsonl", [record(step) for step in range(0, 60, 10)])
+    assert "6 samples in 50 steps." in text_of(write_training_report(many))
+
+
+def test_the_caption_tells_of_what_is_drawn(file, tmp_path):
+    assert "two gradients" in text_of(write_training_report(file))
+    rows = [record(s, curvatures=[], curvature_steps=[]) for s in (0, 1)]
+    page = write_training_report(write(tmp_path / "plain.jsonl", rows))
+    assert "two gradients" not in text_of(page)
 
 
 def test_a_run_that_went_back_is_drawn_once(tmp_path):

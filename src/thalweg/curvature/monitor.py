@@ -9,20 +9,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from thalweg.curvature.measure import LossOf
-from thalweg.curvature.pace import Along, Pace
+from thalweg.curvature.pace import Along, pace_of
 from thalweg.curvature.ranks import Ranks, distributed
 from thalweg.curvature.records import Record, Sink, sinks
 from thalweg.curvature.sample import MOST, SHORT, take
 from thalweg.curvature.words import WINDOW, thought
-from thalweg.errors import ThalwegError, number, warn, whole
+from thalweg.errors import ThalwegError, warn
 
 if TYPE_CHECKING:
     from thalweg.sam import SAM
-
-#: Of the time of training, what samples may take where nothing else is asked for.
-SHARE = 0.05
 
 
 class Monitor:
@@ -38,7 +36,9 @@ class Monitor:
     of the training changes, bit for bit: not weights, buffers, gradients or random numbers.
 
     It works until :meth:`close`, or until the SAM object is gone, which it does not keep alive; it
-    need not be bound to a name. It keeps the batch and one vector of the size of a gradient.
+    need not be bound to a name. It keeps the batch and one vector of the size of a gradient. At
+    its end, and at that of the program, the curvature along ε of the steps since the last sample
+    goes to the sinks, as a record in which nothing else is known.
 
     A sink that raises loses that record and nothing else: the step is taken, training goes on, the
     sink gets the next record, and a warning tells of it, once. A sample that cannot be taken is
@@ -67,7 +67,7 @@ class Monitor:
         trace: Whether the trace is estimated: four Hessian products.
 
     Attributes:
-        last: The latest record, a dictionary.
+        last: The record of the latest sample, a dictionary.
         says: What it has said so far.
         steps: Steps of the base optimizer so far; set it where a run goes on.
 
@@ -104,7 +104,7 @@ class Monitor:
         trace: bool = True,
     ) -> None:
         self._ranks = _check(sam, loss_of, every)
-        self._pace = _pace(every, share)
+        self._pace = pace_of(every, share)
         found = sinks(to)
         self._sinks = found if self._ranks.writes else []
         self._sam = weakref.ref(sam)
@@ -127,8 +127,7 @@ class Monitor:
             return
         # The hook holds the monitor, which needs no name then; nothing holds SAM.
         handle = sam.optimizer.register_step_post_hook(lambda *_: self._stepped())
-        self._end = weakref.finalize(sam, handle.remove)
-        self._end.atexit = False
+        self._end = weakref.finalize(sam, _ended, handle, weakref.ref(self))
 
     def sample(self) -> dict[str, Any]:
         """Take a sample now, outside of a step, whatever its turn; on all ranks, if on one.
@@ -155,9 +154,15 @@ class Monitor:
         """End: no more samples; the batch is let go. On all ranks, if on one."""
         self._closed = True
         self._batch = self._vector = None
+        steps, values = self._along.taken()
+        if values:
+            rest = Record(self.steps, time.time(), curvature=values[-1])
+            rest = dataclasses.replace(rest, curvatures=values, curvature_steps=steps)
+            for sink in self._sinks:
+                self._hand(sink, rest)
         # Torch goes through the hooks now, if a sink calls this: the hook stays, and does nothing.
         if not self._busy and self._end is not None and (end := self._end.detach()):
-            end[1]()
+            end[2][0].remove()
 
     def __enter__(self) -> Monitor:
         """Return the monitor, which is already at work."""
@@ -235,7 +240,7 @@ class Monitor:
             if sam is not None and what != "edge":
                 sam._watch._say(what, text)  # which knows what SAM itself has said
 
-    def _hand(self, sink: Sink, record: Record, *, strict: bool) -> None:
+    def _hand(self, sink: Sink, record: Record, *, strict: bool = False) -> None:
         try:
             sink(record.as_dict())
         except Exception as error:
@@ -250,6 +255,14 @@ class Monitor:
                 f"{what}, because of {type(error).__name__}: {error}. Training goes on, and so "
                 "does the monitor; this is told once"
             )
+
+
+def _ended(handle: RemovableHandle, monitor: weakref.ref[Monitor]) -> None:
+    """The SAM object is gone, or the program ends."""
+    held = monitor()  # before its hook goes, which alone may have kept it
+    handle.remove()
+    if held is not None:
+        held.close()
 
 
 def _check(sam: SAM, loss_of: object, every: object) -> Ranks:
@@ -271,20 +284,3 @@ def _check(sam: SAM, loss_of: object, every: object) -> Ranks:
             "got a share of time, which each rank measures by itself: pass every=100"
         )
     return Ranks(sam.model)
-
-
-def _pace(every: object, share: object) -> Pace:
-    if every is None:
-        part = number("share", SHARE if share is None else share, above=0)
-        if part >= 1:
-            raise ThalwegError(
-                f"share must be a part of the time of training, above 0 and below 1, got {part:g}: "
-                "pass 0.05 for a twentieth of it"
-            )
-        return Pace(None, part)
-    if share is not None:
-        raise ThalwegError(
-            f"every and share must not both be given, got every={every!r} and share={share!r}: "
-            "pass the one that is to hold"
-        )
-    return Pace(whole("every", every, at_least=1), 0.0)

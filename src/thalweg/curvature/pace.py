@@ -6,6 +6,10 @@ import time
 
 from torch import Tensor
 
+from thalweg.errors import ThalwegError, number, whole
+
+#: Of the time of training, what samples may take where nothing else is asked for.
+SHARE = 0.05
 #: Of the curvature along ε so many values are kept between two samples, then every other one.
 _KEPT = 256
 
@@ -63,6 +67,32 @@ class Pace:
         spent = ended - began
         unpaid = max(0.0, spent - self._cost)  # longer than it was waited for
         self._cost, self._since = spent + unpaid, ended
+
+
+def pace_of(every: object, share: object) -> Pace:
+    """Return the pace of a monitor with these arguments.
+
+    Args:
+        every: Steps from sample to sample, or ``None``.
+        share: Of the time of training, or ``None``.
+
+    Raises:
+        ThalwegError: If both are given, or one is not what it should be.
+    """
+    if every is None:
+        part = number("share", SHARE if share is None else share, above=0)
+        if part >= 1:
+            raise ThalwegError(
+                f"share must be a part of the time of training, above 0 and below 1, got {part:g}: "
+                "pass 0.05 for a twentieth of it"
+            )
+        return Pace(None, part)
+    if share is not None:
+        raise ThalwegError(
+            f"every and share must not both be given, got every={every!r} and share={share!r}: "
+            "pass the one that is to hold"
+        )
+    return Pace(whole("every", every, at_least=1), 0.0)
 
 
 class Along:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,8 @@ Sink = Callable[[dict[str, Any]], object]
 class Record:
     """One sample, taken between two steps. What was not measured is NaN.
 
-    Loss, gradient and curvature are those of the probe batch.
+    Loss, gradient and curvature are those of the probe batch. The record that a monitor ends with
+    is no sample: it has ``curvatures`` and their steps alone.
 
     Attributes:
         step: Steps of the base optimizer before the sample.
@@ -185,6 +187,8 @@ def sinks(to: Any) -> list[Sink]:
     if isinstance(to, Iterable) and not isinstance(to, str | Path) and not callable(to):
         return [sink for one in to for sink in sinks(one)]
     if isinstance(to, str | Path):
+        if str(to).endswith(("/", os.sep)):  # the name of a folder, of which a file would be made
+            raise ThalwegError(f"to must name a file, got {to!r}: pass '{to}run.jsonl'")
         return [Lines(to)]
     if callable(getattr(to, "add_scalar", None)):
         return [Scalars(to)]

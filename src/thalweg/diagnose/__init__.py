@@ -109,8 +109,8 @@ def diagnose(
     found = Diagnosis(*advice, measured, asked, edges, changes, rows)
     if steps:
         tell(f"{steps} steps with SAM")
-        followed = follow_steps(model, loss_of, loader, optimizer, advice.rho, steps)
-        found = dataclasses.replace(found, followed=tuple(followed))
+        followed = tuple(follow_steps(model, loss_of, loader, optimizer, advice.rho, steps))
+        found = dataclasses.replace(found, followed=followed)
     return found
 
 

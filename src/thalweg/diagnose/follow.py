@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from thalweg.curvature.measure import LossOf, frozen, numbers_of
 from thalweg.errors import ThalwegError
 from thalweg.sam import SAM
 
+#: Of the steps that were followed, so many at either end are told of together.
+_FEW = 10
+
 
 def follow_steps(
     model: nn.Module,
@@ -22,8 +26,10 @@ def follow_steps(
     optimizer: torch.optim.Optimizer,
     rho: float,
     steps: int,
-) -> list[dict[str, float]]:
-    """Train a copy of a model for some steps with SAM; return what each step tells.
+) -> Iterator[dict[str, float]]:
+    """Train a copy of a model for some steps with SAM; give what each step tells.
+
+    Where it is left early, the generators are put back when it is closed.
 
     Args:
         model: Is copied, with its optimizer; stays as it is. A loss that does not use the model
@@ -34,7 +40,7 @@ def follow_steps(
         rho: Radius, at power 1.
         steps: How many.
 
-    Returns:
+    Yields:
         For each step ``loss``, what ``sam.last`` knows, and where the formulas of the edge hold
         ``edge`` and ``ratio``, the curvature along ε over it.
 
@@ -50,7 +56,6 @@ def follow_steps(
     optimizer.zero_grad()
     if not model.training:  # else some layers may be held in evaluation mode
         model.train()
-    found = []
     try:
         with frozen(own), frozen(model, None):  # a loss of the model itself would write to it
             _check(loss_of(model, next(iter(loader))), model)
@@ -61,14 +66,42 @@ def follow_steps(
                 torch.autograd.backward(loss)
                 if here.index == 0:
                     value = float(loss.detach())
-            found.append({"loss": value, **sam.last.known(), **_edge(optimizer, sam)})
+            told = {"loss": value, **sam.last.known(), **_edge(optimizer, sam)}
             optimizer.step()
             optimizer.zero_grad()
+            yield told
     finally:
         numbers.put_back()
         if state is not None:
             generator.set_state(state)  # type: ignore[union-attr]
-    return found
+
+
+def told(followed: Sequence[dict[str, float]]) -> str:
+    """Return what the steps that were followed tell, at their beginning and at their end.
+
+    Args:
+        followed: What each step told; at least one.
+
+    Example:
+        >>> told([{"loss": 3.0}, {"loss": 1.0}, {"loss": 0.5}, {"loss": 0.7}])
+        '4 steps with SAM, a batch each, the first 2 and the last 2: loss 2 ± 1.4, then 0.6 ± 0.14.'
+    """
+    few = min(_FEW, len(followed) // 2)
+    if not few:
+        return f"1 step with SAM: loss {followed[0]['loss']:.3g}."
+    parts = []
+    for name, key in (("loss", "loss"), ("λ̂", "curvature"), ("edge", "edge")):
+        ends = [[one[key] for one in s if key in one] for s in (followed[:few], followed[-few:])]
+        if all(ends):
+            parts.append(f"{name} {_around(ends[0])}, then {_around(ends[1])}")
+    which = f"the first {few} and the last {few}" if few > 1 else "the first and the last"
+    return f"{len(followed)} steps with SAM, a batch each, {which}: {'; '.join(parts)}."
+
+
+def _around(values: list[float]) -> str:
+    """Mean and standard deviation, from batch to batch."""
+    mean = f"{statistics.fmean(values):.3g}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2g}"
 
 
 def _check(loss: torch.Tensor, model: nn.Module) -> None:

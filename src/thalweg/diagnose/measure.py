@@ -17,11 +17,12 @@ from thalweg.curvature.edge import base_step
 from thalweg.curvature.measure import LossOf
 from thalweg.curvature.trace import trace
 from thalweg.diagnose.base import common_rho, names, perturbed, precise
+from thalweg.diagnose.halves import summed
 from thalweg.diagnose.record import Measured, Scan, Spectrum
 from thalweg.diagnose.rule import BENT, LOST, crossing
 from thalweg.diagnose.scan import Along, mean, scan_of
 from thalweg.diagnose.start import untrained_loss
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, warn
 from thalweg.replay import RandomState
 
 #: Roundings of the loss below which a rise is one itself.
@@ -80,6 +81,12 @@ def measure_model(
     length = float(parameters.norm(along.gradient))
     rounding = _ROUNDINGS * torch.finfo(moved[0].dtype).eps * mean(rays, list(map(abs, losses)))
     floor = rounding if math.isnan(noise) else max(LOST * noise, rounding)
+    if a_sum := summed(model, loss_of, taken[0]):
+        warn(
+            "loss must be the mean over a batch, and that of the first batch is the sum of the "
+            "losses of its halves: curvature, edges and USAM's rho are those of a sum; take the "
+            "mean, as you train"
+        )
     # Where rounding makes the rise, it has no shape.
     seen = next((i for i, r in enumerate(scan.rise) if r > rounding), len(scan.rise) - 1)
     share, place = along.shares.max(0)
@@ -104,6 +111,7 @@ def measure_model(
         start_loss=before,
         start_origin=origin,
         coarse=coarse,
+        summed=a_sum,
     )
     if not products:
         return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from thalweg import theory
 from thalweg.diagnose.record import Edge, Measured
-from thalweg.diagnose.rule import start_radius
+from thalweg.diagnose.rule import noise, start_radius
 from thalweg.errors import ThalwegError
 
 #: The methods that are told of, by their powers.
@@ -104,7 +104,7 @@ def verdict(measured: Measured, rho: float) -> str:
     if rho > start_radius(measured):
         return "the loss at w + ε is above that of the model before training: too large"
     if rho < measured.lower:
-        return "the loss rise is lost in the noise from batch to batch: too small to matter"
+        return f"the loss rise is lost in {noise(measured)}: too small to matter"
     if rho > measured.upper:
         return "the loss rise is no longer that of a quadratic"
     return "within the trusted range"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from thalweg.curvature import Density
+from thalweg.diagnose.follow import told
 from thalweg.diagnose.record import Diagnosis, Measured
 from thalweg.diagnose.rule import trusted
 from thalweg.errors import ThalwegError
@@ -20,6 +21,7 @@ from thalweg.results.folder import write_whole
 HERE = Path(__file__).parent
 #: Width of the Gaussians of the spectrum, as a share of its range, and points of its curve.
 _SMOOTH, _POINTS = 0.01, 400
+_ENDS = "ends of the trusted range"
 
 
 def write_page(found: Diagnosis, folder: str | Path, subject: str = "") -> Path:
@@ -68,11 +70,8 @@ def charts(found: Diagnosis) -> list[Chart]:
     low = min([r for r in scan.rise if r > 0], default=high)
     # Vertical lines at the ends of the range, and where the recommendation lies.
     lower, upper = trusted(m)
-    marks = [("lower end", lower), ("upper end", upper), ("recommended", found.rho)]
-    ends = [
-        Line([x, x], [low, high], name, "p=1" if name == "recommended" else "neutral", dash=True)
-        for name, x in marks
-    ]
+    ends = [Line([x, x], [low, high], _ENDS, "neutral", dash=True) for x in (lower, upper)]
+    ends.append(Line([found.rho] * 2, [low, high], "recommended", "p=1", dash=True))
     rise = [
         *ends,
         Line(rho, list(scan.predicted), "as of a quadratic", "theory"),
@@ -80,21 +79,27 @@ def charts(found: Diagnosis) -> list[Chart]:
     ]
     cosine = [
         Line(rho, [0.0] * len(rho), "", "gd", dash=True),
-        Line(rho, list(scan.cosine), "cosine", "p=1", points="both"),
+        Line(rho, list(scan.cosine), "measured", "p=1", points="both"),
     ]
     curved = [
-        Line(rho, [m.lambda_max] * len(rho), "λ_max", "neutral", dash=True),
-        Line(rho, list(scan.curvature), "λ̂", "p=1", points="both"),
+        Line(rho, [m.lambda_max] * len(rho), "λ_max", "gd"),
+        Line(rho, list(scan.curvature), "measured", "p=1", points="both"),
     ]
     axes = [
         Axes("Loss rise", "ρ (parameter units)", "loss at w + ε minus at w", rise, True, True),
         Axes("Curvature along ε", "ρ (parameter units)", "λ̂", curved, True),
-        Axes("Which way h points", "ρ (parameter units)", "cosine of g and h", cosine, True),
+        Axes("Gradients at w and at w + ε", "ρ (parameter units)", "their cosine", cosine, True),
     ]
     caption = (
-        "Along SAM's own direction, g of the same batch; means over the batches. λ̂ is the Hessian "
-        "along ε averaged from w to w + ε, h the gradient there."
+        "Along SAM's own direction, the gradient of the same batch; means over the batches. λ̂ is "
+        "the Hessian along ε averaged from w to w + ε. Where the cosine is below 0, the gradient "
+        "at w + ε points uphill at w."
     )
+    if lower < rho[0]:
+        caption += (
+            f" The lower end, {lower:.3g}, lies before the scan, which begins at {rho[0]:.3g}: "
+            "there the rise is taken to be proportional to rho."
+        )
     drawn = [Chart(axes, caption)]
     if m.spectrum.nodes:
         drawn.append(_spectrum(m))
@@ -120,7 +125,7 @@ def _spectrum(m: Measured) -> Chart:
         [axes],
         "The eigenvalues of the Hessian of the mean loss, by stochastic Lanczos quadrature, each "
         "node smoothed over a hundredth of the range. Of one that stands alone the place is known "
-        "well, the share but roughly.",
+        "well, the share but roughly. Dashed is the height of a single eigenvalue.",
     )
 
 
@@ -131,14 +136,11 @@ def _followed(found: Diagnosis) -> Chart:
         y = [one.get(key) for one in found.followed]
         return Line(steps, y, name, role)  # type: ignore[arg-type]
 
+    curved, title = [line("curvature", "measured", "p=1")], "Curvature along ε"
+    if any("edge" in one for one in found.followed):
+        curved, title = [line("edge", "edge", "theory"), *curved], f"{title} and the edge"
     axes = [
-        Axes("Loss", "step", "loss of the batch at w", [line("loss", "loss", "p=1")]),
-        Axes(
-            "Curvature along ε and the edge",
-            "step",
-            "curvature",
-            [line("edge", "edge", "theory"), line("curvature", "λ̂", "p=1")],
-            y_log=False,
-        ),
+        Axes("Loss", "step", "loss of the batch at w", [line("loss", "measured", "p=1")]),
+        Axes(title, "step", "λ̂", curved),
     ]
-    return Chart(axes, f"{len(steps)} steps with SAM at rho = {found.rho:.3g}, on a copy.")
+    return Chart(axes, f"{told(found.followed)} On a copy, at rho = {found.rho:.3g}.")

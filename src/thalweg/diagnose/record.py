@@ -100,6 +100,7 @@ class Measured:
         start_origin: Where that comes from, or why there is none, in half a sentence; empty where
             it was given.
         coarse: Dtypes of the parameters where a copy in a wider one was measured, else empty.
+        summed: Whether the loss is a sum over the batch, as far as its halves tell.
         lambda_max: Largest eigenvalue of the Hessian of the mean loss over the batches.
         lambda_error: Its residual: some eigenvalue lies within this.
         trace: Trace of that Hessian.
@@ -128,6 +129,7 @@ class Measured:
     start_loss: float = math.nan
     start_origin: str = ""
     coarse: str = ""
+    summed: bool = False
     lambda_max: float = math.nan
     lambda_error: float = math.nan
     trace: float = math.nan

@@ -18,6 +18,8 @@ TURNED = 0.5
 #: Of the rho at which the loss at w + ε is that of an untrained model. Fitted on fifteen tasks (in
 #: steps of .05 decade) before it was tried on others; above .5 the regret grows quickly.
 LEVEL = 0.45
+#: What the loss before training is called where it can be given.
+START = "--start-loss (start_loss= in Python)"
 
 
 class Advice(NamedTuple):
@@ -78,7 +80,7 @@ def start_radius(measured: Measured) -> float:
 
 def _by_start(measured: Measured, radius: float, level: float) -> tuple[float, list[str]]:
     rho, origin = level * radius, measured.start_origin
-    told = f" ({origin}; pass start_loss where yours began otherwise)" if origin else ""
+    told = f" ({origin}; pass {START} where yours began otherwise)" if origin else ""
     return rho, [
         f"At rho = {radius:.3g} the loss at w + ε is {measured.start_loss:.3g}, that of the model "
         f"before training{told}: {rho:.3g} is {level:g} of that rho. It is meant for a model that "
@@ -99,17 +101,26 @@ def _by_range(measured: Measured) -> tuple[float, list[str]]:
     if lower < upper:
         rho = math.sqrt(lower * upper)
         reasons.append(
-            f"Below {lower:.3g} the loss rise is lost in the noise from batch to batch, {ends}: "
+            f"Below {lower:.3g} the loss rise is lost in {noise(measured)}, {ends}: "
             f"{rho:.3g} is the middle in decades."
         )
     else:
         rho = upper
         reasons.append(
-            f"No rho is both above the noise from batch to batch (which takes {lower:.3g}) and "
+            f"No rho is both above {noise(measured)} (which takes {lower:.3g}) and "
             f"within the quadratic range or the scan (which ends at {upper:.3g}): that is taken. "
             "Larger batches have less noise."
         )
     return rho, [*reasons, _why_by_range(measured)]
+
+
+def noise(measured: Measured) -> str:
+    """Return the name of what a small loss rise is lost in.
+
+    Args:
+        measured: The measurement; of one batch it knows no other noise than rounding.
+    """
+    return "rounding" if math.isnan(measured.loss_noise) else "the noise from batch to batch"
 
 
 def _why_by_range(measured: Measured) -> str:
@@ -118,12 +129,17 @@ def _why_by_range(measured: Measured) -> str:
         why = f" ({measured.start_origin})" if measured.start_origin else ""
         return (
             f"The loss before training is not known{why}, so that the cautious rule is taken: pass "
-            "start_loss."
+            f"{START}."
         )
     if start - measured.loss > _hardly(measured):
         return (
             f"The scan ends at rho = {end:.3g} before the loss at w + ε is back at {start:.3g}, "
             "that before training, so that the cautious rule is taken."
+        )
+    if start < measured.loss and not measured.start_origin:
+        return (
+            f"The loss before training, given as {start:.3g}, is below {measured.loss:.3g}, that "
+            "of now, so that the cautious rule is taken: pass the loss of a freshly built model."
         )
     return (
         "The model is hardly better than before training, so that the cautious rule is taken: "

@@ -55,7 +55,7 @@ def untrained_loss(
                 except Exception as error:  # the user's own code, perhaps with arguments of its own
                     return math.nan, f"{name}.reset_parameters() raised {type(error).__name__}"
             elif any(p is not None for p in layer._parameters.values()):
-                return math.nan, f"{name} has no reset_parameters()"
+                return math.nan, f"{name} has parameters of its own and no reset_parameters()"
         with frozen(twin, training), torch.no_grad():
             sizes = list(map(examples, batches))
             losses = [float(loss_of(twin, batch)) for batch in batches]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from thalweg.diagnose.outlook import finite, same_length, verdict
 from thalweg.diagnose.record import Edge, Measured, Row
-from thalweg.diagnose.rule import BENT, Advice, start_radius
+from thalweg.diagnose.rule import BENT, START, Advice, noise, start_radius
 
 #: λ_max over the edge from which on it is said to be at the edge, and beyond it.
 _AT, _BEYOND = 0.8, 1.25
@@ -35,7 +35,7 @@ def rows(
         power: A power whose rho is wanted, too.
     """
     found = [
-        Row("Recommended", "rho", _text(advice.rho), f"at power {advice.power:g}"),
+        Row("Recommended", "rho", _text(advice.rho), f"at power {advice.power:g}{_how(measured)}"),
         *_equals(measured, advice, power),
     ]
     if asked != advice.rho:
@@ -47,22 +47,36 @@ def rows(
     return tuple(found)
 
 
+def _how(m: Measured) -> str:
+    """Which rule was taken, where it is not the first one."""
+    if not math.isnan(start_radius(m)):
+        return ""
+    why = ": the loss before training is not known" if math.isnan(m.start_loss) else ""
+    return f", by the cautious rule{why}"
+
+
 def _equals(measured: Measured, advice: Advice, power: float) -> Iterator[Row]:
     for p in sorted({0.0, 0.5, power} - {advice.power}):
         rho = same_length(measured, advice.rho, p)
-        yield Row("Recommended", f"rho at power {p:g}", _text(rho), "the same length of ε now")
+        told = "the same length of ε now"
+        if p > 1:
+            told += "; near a minimum ε grows without bound: take max_norm= with it"
+        yield Row("Recommended", f"rho at power {p:g}", _text(rho), told)
 
 
 def _measured(m: Measured) -> Iterator[tuple[str, str, str]]:
-    seen = f"over {m.batches} batches of {m.examples:.4g} examples, in training mode"
+    many = "batch" if m.batches == 1 else "batches"
+    seen = f"over {m.batches} {many} of {m.examples:.4g} examples, in training mode"
+    if m.summed:
+        seen = f"a sum, it seems, where the mean is wanted; {seen}"
     yield "parameters", f"{m.parameters:,}", f"‖w‖ = {_text(m.weight_norm)}"
     if m.coarse:
         yield "precision", "wider", f"a copy was measured: the parameters are {m.coarse}"
     spread = "" if math.isnan(m.loss_noise) else f"; ± {_text(m.loss_noise)} from batch to batch"
     yield "loss", _text(m.loss), f"{seen}{spread}"
-    if not math.isnan(m.start_loss):
-        yield "before training", _text(m.start_loss), m.start_origin or "the loss, as it was given"
-    yield "λ_max", _text(m.lambda_max), f"of the mean loss; residual {_text(m.lambda_error)}"
+    yield "before training", _text(m.start_loss), _start(m)
+    what = "loss as it is summed" if m.summed else "mean loss"
+    yield "λ_max", _text(m.lambda_max), f"of the {what}; residual {_text(m.lambda_error)}"
     yield from _spread(m)
     yield "‖g‖", _text(m.grad_norm), f"of one batch; of their mean {_text(m.mean_grad_norm)}"
     if math.isnan(m.noise_scale):
@@ -76,6 +90,16 @@ def _measured(m: Measured) -> Iterator[tuple[str, str, str]]:
     yield "noise scale", _text(m.noise_scale), told
     share = f"{100 * m.largest_share:.0f} %"
     yield "largest share", share, f"of ‖ε‖² falls to {m.largest_name}"
+
+
+def _start(m: Measured) -> str:
+    if math.isnan(m.start_loss):
+        return (
+            f"{m.start_origin or 'not known'}: pass {START}, the loss of a freshly built model, "
+            "about ln V for V classes"
+        )
+    below = "; it is below the loss of now" if m.start_loss < m.loss else ""
+    return (m.start_origin or "the loss, as it was given") + below
 
 
 def _spread(m: Measured) -> Iterator[tuple[str, str, str]]:
@@ -97,8 +121,11 @@ def _along(m: Measured) -> Iterator[tuple[str, str, str]]:
     beyond = f"the rise of a batch is off that of a quadratic by {100 * BENT:g} %"
     if untrained:
         beyond = "the loss at w + ε is above that before training"
+    below = f"below, the loss rise is lost in {noise(m)}"
+    if m.lower < m.scan.rho[0]:
+        below += f"; the scan begins at {_text(m.scan.rho[0])}, where the rise is above it"
     ends = (
-        ("lower end", m.lower, "below, the loss rise is lost in the noise from batch to batch"),
+        ("lower end", m.lower, below),
         ("upper end", radius if untrained else m.upper, f"above, {beyond}"),
         ("uphill from", m.flip, "there the gradient at w + ε points uphill at w"),
     )
@@ -126,6 +153,8 @@ def _edges(m: Measured, edges: tuple[Edge, ...], asked: float) -> Iterator[tuple
         where = "below it"
         if one.ratio >= _AT:
             where = "beyond it: steps grow" if one.ratio > _BEYOND else "at it"
+        if one.power is None and m.base.momentum:
+            where += f"; with momentum {m.base.momentum:g}, as those below"
         yield one.method, _text(one.edge), f"λ_max is {one.ratio:.2g} of this edge, {where}"
     by_name = {one.method: one for one in edges}
     limit = by_name["USAM"].largest_rho

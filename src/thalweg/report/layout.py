@@ -183,6 +183,7 @@ def _axis(axes: Axes, which: str, domain: list[float], anchor: str, letters: int
     }
     if log:
         axis["type"] = "log"
+        axis["tickformat"] = "~g"  # else what lies between two decades is told by one digit
     if ends:
         axis["range"] = [round(math.log10(end), 5) for end in ends] if log else list(ends)
     return axis

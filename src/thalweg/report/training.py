@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from thalweg.curvature.records import read_records
 from thalweg.errors import ThalwegError
 from thalweg.report.figures import figure
 from thalweg.report.page import fill
+from thalweg.report.samples import Records, counted, facts, last_course, listed, samples, value
 from thalweg.results import Axes, Chart, Line
 from thalweg.results.folder import write_whole
 from thalweg.results.record import Role
@@ -19,8 +20,8 @@ from thalweg.results.record import Role
 HERE = Path(__file__).parent
 #: Points that a line is drawn with, at most.
 _POINTS = 400
-
-Records = list[dict[str, Any]]
+Points = Literal["line", "both"]
+_ALONG = " The curvature along ε is that of the training batches, from SAM's own two gradients."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class _Run:
     """A file as the template wants it."""
 
     name: str
-    count: int
+    samples: str
     left_out: int
     says: list[tuple[int, str]]
     facts: list[tuple[str, str]]
@@ -91,19 +92,20 @@ def charts(records: Records) -> list[Chart]:
     """Return the figures of a run: loss and curvature first, then what explains them.
 
     Args:
-        records: The samples, in the order of their steps; at least one.
+        records: In the order of their steps; at least one of them a sample.
 
     Returns:
         One chart or more; axes without a single number are left out.
     """
+    along, records = _along(records), samples(records)
     role = _role(records)
     loss = Axes("Loss on the probe batch", "step", "loss", [_line(records, "loss", "loss", role)])
     curvature = Axes(
         "Curvature and its edge",
         "step",
-        "λ, gradient / parameter unit",
+        "curvature, loss / parameter unit²",
         [
-            _along(records),
+            along,
             _line(records, "lambda_max", "λ_max", role, points="both"),
             _line(records, "edge", "edge of this lr, rho, ‖g‖", "theory"),
         ],
@@ -111,8 +113,8 @@ def charts(records: Records) -> list[Chart]:
     first = Chart(
         [_fitted(loss), _fitted(curvature)],
         "Loss and largest curvature over the same steps. Where λ_max meets the edge it is held "
-        "there: a step then turns the weights from one side of the valley to the other. The "
-        "curvature along ε is that of the training batches, from SAM's own two gradients.",
+        "there: a step then turns the weights from one side of the valley to the other."
+        + (_ALONG if _known(along) else ""),
     )
     one = Line([records[0]["step"], records[-1]["step"]], [1.0, 1.0], "edge", "theory")
     ratio = Axes(
@@ -137,7 +139,7 @@ def charts(records: Records) -> list[Chart]:
         Axes(
             "Trace of the Hessian",
             "step",
-            "trace, gradient / parameter unit",
+            "trace, loss / parameter unit²",
             [_trace(records, role)],
         ),
     ]
@@ -152,12 +154,12 @@ def charts(records: Records) -> list[Chart]:
 
 
 def _run(name: str, records: Records) -> _Run:
-    kept = _last_course(records)
+    kept = last_course(records)
     first, *rest = charts(kept)
     drawn = [{"caption": first.caption, "figure": _stacked(first)}]
     drawn += [{"caption": chart.caption, "figure": figure(chart)} for chart in rest]
-    said = [(r["step"], str(text)) for r in kept for text in _listed(r, "says")]
-    return _Run(name, len(kept), len(records) - len(kept), said, _facts(kept), drawn)
+    said = [(r["step"], str(text)) for r in kept for text in listed(r, "says")]
+    return _Run(name, counted(kept), len(records) - len(kept), said, facts(kept), drawn)
 
 
 def _stacked(chart: Chart) -> dict[str, Any]:
@@ -169,39 +171,15 @@ def _stacked(chart: Chart) -> dict[str, Any]:
     return {"data": drawn["data"], "layouts": [(0, layout)]}
 
 
-def _last_course(records: Records) -> Records:
-    """The records of the steps that led to the last one: a run may have gone back in between."""
-    kept: Records = []
-    for record in records:
-        while kept and kept[-1]["step"] >= record["step"]:
-            kept.pop()
-        kept.append(record)
-    return kept
-
-
-def _facts(records: Records) -> list[tuple[str, str]]:
-    last = records[-1]
-    missing = str(last.get("edge_missing") or "not known")
-    seconds = [value for record in records if (value := _value(record, "seconds")) is not None]
-    return [
-        ("step", f"{last['step']:,}"),
-        ("loss", _text(last, "loss")),
-        ("λ_max", f"{_text(last, 'lambda_max')}, residual {_text(last, 'residual')}"),
-        ("edge", missing if _value(last, "edge") is None else _text(last, "edge")),
-        ("λ_max / edge", _text(last, "ratio")),
-        ("trace", f"{_text(last, 'trace')} ± {_text(last, 'trace_error')}"),
-        ("‖g‖", _text(last, "grad_norm")),
-        ("‖ε‖", _text(last, "perturbation_norm")),
-        ("lr, rho, power", ", ".join(_text(last, n) for n in ("lr", "rho", "power"))),
-        ("momentum, weight decay", f"{_text(last, 'momentum')}, {_text(last, 'weight_decay')}"),
-        ("samples", f"{len(records)}, {sum(seconds):.3g} s together"),
-    ]
-
-
-def _line(records: Records, name: str, label: str, role: Role, points: Any = "line") -> Line:
+def _line(records: Records, name: str, label: str, role: Role, points: Points = "line") -> Line:
     some = _thinned(records)
-    steps, values = [r["step"] for r in some], [_value(r, name) for r in some]
-    return Line(steps, values, label, role, points="both" if len(some) == 1 else points)
+    steps, values = [r["step"] for r in some], [value(r, name) for r in some]
+    return Line(steps, values, label, role, points="both" if points == "both" else _marked(values))
+
+
+def _marked(values: Sequence[float | None]) -> Points:
+    """A line of one number is none: it needs a marker."""
+    return "both" if sum(one is not None for one in values) == 1 else "line"
 
 
 def _along(records: Records) -> Line:
@@ -209,28 +187,32 @@ def _along(records: Records) -> Line:
         (step, value)
         for record in records
         for step, value in zip(
-            _listed(record, "curvature_steps"), _listed(record, "curvatures"), strict=False
+            listed(record, "curvature_steps"), listed(record, "curvatures"), strict=False
         )
         if isinstance(value, int | float) and math.isfinite(value)
     ]
     some = _thinned(pairs)
-    return Line([s for s, _ in some], [v for _, v in some], "along ε, each step", "gd")
+    values = [v for _, v in some]
+    return Line([s for s, _ in some], values, "along ε, each step", "gd", points=_marked(values))
 
 
 def _trace(records: Records, role: Role) -> Line:
     some = _thinned(records)
-    values = [_value(r, "trace") for r in some]
-    errors = [_value(r, "trace_error") for r in some]
+    values = [value(r, "trace") for r in some]
+    errors = [value(r, "trace_error") for r in some]
     pairs = list(zip(values, errors, strict=True))
     low = [None if v is None or e is None else v - e for v, e in pairs]
     high = [None if v is None or e is None else v + e for v, e in pairs]
-    return Line([r["step"] for r in some], values, "", role, low=low, high=high)
+    return Line(
+        [r["step"] for r in some], values, "", role, points=_marked(values), low=low, high=high
+    )
 
 
 def _fitted(axes: Axes) -> Axes:
-    """The same axes, without empty lines, and logarithmic where every number allows it."""
+    """The same axes, without empty lines, and logarithmic where the numbers span a decade."""
     lines = [line for line in axes.layers if isinstance(line, Line) and _known(line)]
-    log = all(value > 0 for line in lines for value in _known(line))
+    known = [one for line in lines for one in _known(line)]
+    log = min(known, default=0.0) > 0 and max(known) >= 10 * min(known)
     return Axes(axes.title, axes.x_label, axes.y_label, lines, y_log=log)
 
 
@@ -244,7 +226,7 @@ def _known(line: Line) -> list[float]:
 
 def _role(records: Records) -> Role:
     """The colour of this power, as everywhere; of a power that has none, the neutral one."""
-    power, rho = _value(records[-1], "power"), _value(records[-1], "rho")
+    power, rho = value(records[-1], "power"), value(records[-1], "rho")
     if rho == 0:
         return "gd"
     wanted = "" if power is None else f"p={power:g}"
@@ -258,19 +240,3 @@ def _thinned(rows: Sequence[Any]) -> list[Any]:
     """Every k-th row and the last, so that a line has no more points than can be seen."""
     stride = math.ceil(len(rows) / _POINTS)
     return [row for i, row in enumerate(rows, 1) if i % stride == 0 or i == len(rows)]
-
-
-def _value(record: dict[str, Any], name: str) -> float | None:
-    value = record.get(name)
-    number = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if number and value is not None else None
-
-
-def _listed(record: dict[str, Any], name: str) -> list[Any]:
-    value = record.get(name)
-    return value if isinstance(value, list) else []
-
-
-def _text(record: dict[str, Any], name: str) -> str:
-    value = _value(record, name)
-    return "unknown" if value is None else f"{value:.4g}"
