@@ -125,7 +125,7 @@ def draw(panels: dict[str, Sequence[Row]]) -> str:
         parts += panel(rows, title, NAMES + number * (PANEL + GAP), heights, foot)
     told = "gain over SGD at equal gradients, points of test accuracy, 95 % interval"
     parts.append(text(NAMES, foot + 38, told))
-    told = "filled: clear after Holm (above: green, below: red); open: not; orange tick: both stop early"
+    told = "filled: clear after Holm (above: green, below: red); tick: where both may stop early"
     parts.append(text(NAMES, foot + 55, told, ink=SOFT))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{foot + BELOW:.0f}" '

@@ -201,7 +201,8 @@ def trained(
     always = method.gate == Method().gate
     with np.errstate(invalid="ignore"):
         share = np.nanmean(moved, axis=(1, 2)) if not always else np.ones(len(halves))
-    found = {k: np.where(result.diverged[..., None], 0.0, result.observed[k]) for k in watch}
+    seen = {k: result.observed[k].astype(float) for k in watch}
+    found = {k: np.where(result.diverged[..., None], 0.0, v) for k, v in seen.items()}
     at = found["validation"].mean(1).argmax(1)
     which = np.arange(len(halves))
     return {
