@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The index of torch is asked for torch alone: everything else comes from the usual place.
 install = $(VENV)/bin/python -m pip install --quiet --quiet --constraint constraints.txt
 
-.PHONY: study test test-lowest lint clean
+.PHONY: study test test-lowest lint docs clean
 .DELETE_ON_ERROR:
 
 study: $(VENV)/.lab
@@ -34,6 +34,11 @@ lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+# The pages of docs/ as a site, in site/. Strictly: a link that leads nowhere ends it (with --quiet
+# it would not).
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -55,6 +60,10 @@ $(VENV)/.dev: $(VENV)/.lab
 	@$(install) --no-deps backpack-for-pytorch curvlinops-for-pytorch unfoldNd
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	@$(install) --editable '.[docs]'
+	@touch $@
+
 # For each requirement with a lowest version, that one alone.
 $(VENV)/.lowest: $(VENV)/.torch pyproject.toml
 	@$(VENV)/bin/python -c 'import re, tomllib; \
@@ -66,4 +75,4 @@ $(VENV)/.lowest: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 clean:
-	@rm -rf $(VENV) $(LOWEST)
+	@rm -rf $(VENV) $(LOWEST) site

@@ -56,10 +56,11 @@ What is done about it:
 * SGD, and SAM in float32, are for comparison.
 
 How much of ε is left, means over a training: *moved* is the share of entries that move, *cosine* is
-that of the angle between the ε that was meant and the one left (as `sam.last.share_moved` and
-`sam.last.fidelity`), and *gain* is how far the one left leads along the one meant, over the length
-of that. Where float32 weights are rounded, entries that were not meant to move may do so: more can
-move than were meant to.
+that of the angle between the ε that was meant and the one left, and *gain* is how far the one left
+leads along the one meant, over the length of that (`sam.last.share_moved`, `sam.last.fidelity` and
+`sam.last.gain`). Rounding that is only noise leaves a gain of 1, however low the cosine; SAM warns
+where the gain is below {least}. Where float32 weights are rounded, entries that were not meant to
+move may do so: more can move than were meant to.
 
 What this does not tell: there is one kind of network, small enough to be trained some thousands of
 times. Networks whose best ρ is below the ρ/‖w‖ at which rounding begins to take, as above, are not
@@ -263,6 +264,7 @@ def page(settings: dict[str, Any], found: Found, head: Sequence[str]) -> str:
         steps=settings["steps"],
         seeds=settings["seeds"],
         comparisons=len(treated(found)),
+        least=SWALLOWED,
         **words,
     )
     lines = [*head, "## Verdict", "", *verdict(found), "", "## What was done", "", method]

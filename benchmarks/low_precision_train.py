@@ -151,10 +151,7 @@ class Fidelity:
         self._found: list[Tensor] = []
 
     def add(self, meant: Tensors, real: Tensors) -> None:
-        """Look at one step; see :meth:`thalweg.SAM.fidelity` for share and cosine.
-
-        The gain is the length of what is left along ε, over that of ε.
-        """
+        """Look at one step; see :meth:`thalweg.SAM.fidelity` for the three."""
         sums = torch.zeros(5, len(meant[0]), dtype=torch.float64)
         for m, r in zip(meant, real, strict=True):
             m, r = m.flatten(1), r.flatten(1)

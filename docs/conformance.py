@@ -69,7 +69,7 @@ advancing twice and from other random numbers in the second pass; without those 
 
 To run it again:
 
-```
+```bash
 pip install -e . pytorch-optimizer
 python docs/conformance.py --davda54 PATH/TO/sam.py
 ```

@@ -14,7 +14,7 @@ SOURCE = Path(thalweg.__file__).parent
 LIMIT = 300
 
 LOW = {"errors", "layout", "parameters", "theory", "results"}
-CORE = {"errors", "layout", "parameters", "sharded", "ascent", "hold", "replay"}
+CORE = {"errors", "layout", "parameters", "cut", "sharded", "ascent", "hold", "replay"}
 #: What each room may import when it is itself imported. A new room must be added here.
 MAY_IMPORT = {
     "errors": set(),
@@ -22,23 +22,26 @@ MAY_IMPORT = {
     "parameters": {"errors", "layout"},
     "theory": {"errors"},
     "results": {"errors"},
-    "ascent": {"errors", "parameters"},
+    "cut": {"layout", "parameters"},
+    "ascent": {"errors", "parameters", "cut"},
     "sharded": {"errors", "layout"},
-    "hold": {"errors", "layout", "parameters", "sharded"},
+    "hold": {"errors", "layout", "parameters", "cut", "sharded"},
     "replay": {"layout"},
-    "gradients": {"errors", "parameters"},
+    "gradients": {"errors", "parameters", "cut"},
     "telemetry": CORE | {"gradients"},
     "watch": CORE | {"gradients", "telemetry"},
     "loop": CORE,
     "scaling": {"errors", "layout", "loop"},
     "memory": {"errors", "layout", "ascent", "gradients"},
     "base": CORE | {"gradients", "memory", "telemetry"},
+    "beside": CORE | {"scaling", "telemetry"},
     "checks": CORE | {"base"},
     "presets": {"errors", "ascent", "theory"},
     "methods_verb": {"errors", "presets"},
-    "gear": CORE | {"base", "memory", "scaling", "watch"},
-    "walk": CORE | {"base", "checks", "gear", "gradients", "memory", "telemetry"},
-    "sam": CORE | {"base", "checks", "gear", "gradients", "loop", "scaling", "telemetry", "walk"},
+    "gear": CORE | {"memory", "scaling", "watch"},
+    "walk": CORE | {"base", "beside", "checks", "gear", "gradients", "memory", "telemetry"},
+    "sam": CORE
+    | {"base", "beside", "checks", "gear", "gradients", "loop", "scaling", "telemetry", "walk"},
     "curvature": CORE | LOW | {"replay", "watch"},
     "checkpoints": {"errors"},
     "compat": {"errors", "ascent", "checkpoints", "presets", "sam"},
@@ -59,7 +62,8 @@ LAZY = {"cli": set(MAY_IMPORT)}
 
 #: Every in-place write outside hold.py, by file: to .grad, or to a tensor that is not a weight.
 WRITES = {
-    "gradients.py": {"add_", "copy_"},
+    "cut.py": {"_foreach_copy_"},
+    "gradients.py": {"add_", "copy_", "_foreach_copy_"},
     "replay.py": {"copy_"},  # to buffers
     "scaling.py": {"add_"},
     "lab/problems.py": {"clamp_"},

@@ -68,17 +68,19 @@ def test_version(command):
     assert (found.code, found.out) == (0, f"thalweg {__version__}\n")
 
 
-@pytest.mark.parametrize("missing", ["typer", "numpy"])
-def test_a_library_that_is_missing_is_named(missing, monkeypatch, capsys):
+@pytest.mark.parametrize(("missing", "by"), [("typer", "the command"), ("numpy", "thalweg.lab")])
+@pytest.mark.usefixtures("command")  # which undoes what the command sets for its process
+def test_a_library_that_is_missing_is_named(missing, by, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sys.modules, "thalweg.cli")
+    monkeypatch.delitem(sys.modules, "thalweg.lab")
     monkeypatch.delitem(sys.modules, "thalweg.lab.study")
     monkeypatch.setattr(sys, "argv", ["thalweg", "study", "--list"])
     with pytest.raises(SystemExit) as exit_:
         __main__.main()
     assert exit_.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"thalweg: the command needs {missing}, which is not installed")
+    assert told.startswith(f"thalweg: {by} needs {missing}, which is not installed")
     assert "pip install 'thalweg[lab]'" in told
 
 

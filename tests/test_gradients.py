@@ -27,6 +27,15 @@ def test_aside_takes_away_and_brings_back_the_same_tensors():
     assert a.grad is None
 
 
+def test_a_gradient_in_a_bucket_is_copied_aside_as_the_next_pass_overwrites_it():
+    a, bucket = leaf(1.0, 2.0), torch.tensor([3.0, 4.0, 5.0])
+    a.grad = bucket[:2]
+    held = Aside([a])
+    bucket.zero_()
+    held.put_back()
+    assert a.grad.tolist() == [3, 4]
+
+
 def test_merge_adds_what_came_since():
     a, b, c, d = leaf(1.0), leaf(1.0), leaf(1.0), leaf(1.0)
     a.grad, b.grad = torch.tensor([1.0]), torch.tensor([2.0])

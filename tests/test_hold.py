@@ -83,7 +83,7 @@ def test_one_copy_of_the_weights_is_kept_and_given_back(tools):
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, rho=0.1)
     for step in range(3):
         tools.forms["passes"](sam, tools.loss(model, step))
-    held = sam._weights._backup
+    held = sam._gear.weights._backup
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
     addresses = [t.data_ptr() for t in held.values()]
     tools.forms["passes"](sam, tools.loss(model, 4))
@@ -226,7 +226,7 @@ def test_sam_steps_alike_with_weights_elsewhere_and_in_place(form, tools, monkey
         sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), model, rho=0.1)
         for step in range(10):
             tools.forms[form](sam, tools.loss(model, step))
-        assert bool(sam._weights._large) == (least == 1)
+        assert bool(sam._gear.weights._large) == (least == 1)
         ends.append([p.detach().clone() for p in model.parameters()])
     for elsewhere, in_place in zip(*ends, strict=True):
         torch.testing.assert_close(elsewhere, in_place, rtol=1e-6, atol=1e-7)

@@ -38,6 +38,10 @@ def test_what_a_step_keeps_is_seen_in_it_and_remembered_when_it_is_settled():
     assert draft.empty
     assert other.of([a]).recall("mean", [a])[0].tolist() == [1, 1]
     assert other.of([a]).number("count", 7.0) == 2
+    other.of([a]).keep("mean", [torch.zeros(2)])
+    other.of([a]).note("count", 0.0)
+    assert other.of([a]).recall("mean", [a])[0].tolist() == [0, 0]  # before what is remembered
+    assert other.of([a]).number("count", 7.0) == 0
 
 
 @pytest.mark.parametrize("tensor", [False, True])
@@ -198,7 +202,7 @@ def test_a_group_that_is_added_later_is_remembered_and_resumed(name):
 
 BAD = {
     "no dict": (None, r"state must be what sam\.state_dict\(\) gave, got None"),
-    "keys": ({}, r"state must have the keys \['memory', 'step'\], got \[\]: it was saved with"),
+    "keys": ({}, r"must have the keys \['memory', 'method', 'step'\], got \[\]: it was saved"),
     "optimizer": ({"param_groups": [], "state": {}}, r"must come from sam\.state_dict\(\)"),
     "step": ({"step": "3"}, r"the \"step\" of a state must be a whole number >= 0, got '3'"),
     "negative": ({"step": -1}, r"step.* got -1"),

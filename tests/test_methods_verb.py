@@ -31,6 +31,7 @@ def test_the_list_has_formula_cost_evidence_and_defaults_of_each(said):
     assert [head.split()[0] for head in heads] == NAMES
     for known, head in zip(presets.cards(), heads, strict=True):
         assert words(head) == f"{known.name} {known.gradients} {known.verdict}"
+        assert known.summary in words(text)
         assert known.formula.replace(",  ", ", ").replace(";  ", "; ") in words(text)
         for argument, default in known.defaults.items():
             assert f"{argument}={default!r}" in words(text)
@@ -84,3 +85,40 @@ def test_json(said):
 def test_an_unknown_name_is_told_with_those_there_are():
     with pytest.raises(ThalwegError, match=r"one of sam, usam.*averaged, got 'lookSAM'"):
         run("lookSAM", json_=False, all_=False)
+
+
+#: As papers have them, with the preset that each is.
+ACRONYMS = {
+    "GSAM": "surrogate_gap",
+    "LookSAM": "look_back",
+    "F-SAM": "friendly",
+    "VaSSO": "variance_suppressed",
+    "MSAM": "momentum",
+    "AE-SAM": "adaptive_gate",
+    "SS-SAM": "random_gate",
+    "StableSAM": "stable",
+    "SAM-ON": "normalization_only",
+    "AsyncSAM": "previous_gradient",
+    "LE-SAM": "power",
+    "XSAM": "spherical",
+    "ASAM": "asam",
+    "m-SAM": "micro_batch",
+}
+
+
+@pytest.mark.parametrize("name", ACRONYMS)
+def test_the_name_that_a_paper_gives_leads_to_the_preset(said, name):
+    assert name in said()
+    for spelt in (name, name.lower()):
+        if spelt not in NAMES:
+            with pytest.raises(ThalwegError, match=rf"got '{spelt}': see {ACRONYMS[name]}( \(|$)"):
+                run(spelt, json_=False, all_=False)
+
+
+def test_a_name_that_no_preset_has_is_told_with_the_reason_or_alone():
+    with pytest.raises(ThalwegError, match=r"got 'SAMPa' \(SAMPa: It trains two .* devices\.\)$"):
+        run("SAMPa", json_=False, all_=False)
+    with pytest.raises(ThalwegError, match=r"got 'SAM': see sam$"):
+        run("SAM", json_=False, all_=False)
+    with pytest.raises(ThalwegError, match=r"got 'NOSAM'$"):
+        run("NOSAM", json_=False, all_=False)

@@ -154,7 +154,14 @@ PAIRS = {
     "WSAM, SGD": Pair(  # without momentum it is the same either way
         weighted(gamma=0.6), presets.mix(1.5), wsam, {"gamma": 0.6, "decoupled": True}
     ),
-    "WSAM, momentum": Pair(
+    "WSAM": Pair(
+        weighted(gamma=0.6, momentum=0.9),
+        presets.decoupled(1.5),
+        wsam,
+        {"gamma": 0.6, "momentum": 0.9, "decoupled": True},
+        momentum=0.9,
+    ),
+    "WSAM, coupled here": Pair(
         weighted(gamma=0.6, momentum=0.9),
         presets.mix(1.5),
         wsam,

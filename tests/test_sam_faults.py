@@ -210,7 +210,15 @@ def test_a_forgotten_sam_leaves_nothing_behind(tools):
 def test_a_move_that_fails_half_way_is_undone(tools):
     model = tools.net()
     before = [p.detach().clone() for p in model.parameters()]
-    wrong = Method(direction=lambda g, _: [*g[:-1], torch.ones(7)])  # of another shape
+
+    class Meddles:
+        """A ball that puts a tensor of another shape into the list that it got."""
+
+        def sharp(self, direction, context):
+            direction[-1] = torch.ones(7)
+            return direction, 1.0
+
+    wrong = Method(direction=lambda g, _: list(g), ball=Meddles())
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, rho=0.5, method=wrong)
     with pytest.raises(RuntimeError, match="size"):
         tools.forms["passes"](sam, tools.loss(model, 0))

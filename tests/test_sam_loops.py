@@ -149,18 +149,18 @@ def test_the_backup_is_given_back_where_it_is_not_to_be_kept(tools, keep):
     for step in range(3):
         tools.forms["passes"](sam, tools.loss(model, step))
         tools.forms["passes"](other, tools.loss(twin, step))
-        assert bool(sam._weights._backup) == keep
+        assert bool(sam._gear.weights._backup) == keep
     assert tools.same_bits(model, twin)
     sam.release()
-    assert not sam._weights._backup
-    assert not sam._weights._copies
+    assert not sam._gear.weights._backup
+    assert not sam._gear.weights._copies
 
 
 def test_a_forgotten_sam_takes_its_buffers_along(tools):
     model = tools.net()
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, 0.5, telemetry=True)
     tools.forms["passes"](sam, tools.loss(model, 0))
-    alive = [weakref.ref(b) for b in sam._weights._backup.values()] + [weakref.ref(sam)]
+    alive = [weakref.ref(b) for b in sam._gear.weights._backup.values()] + [weakref.ref(sam)]
     assert all(ref() is not None for ref in alive)
     del sam
     gc.collect()

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from thalweg import SAM
-from thalweg.telemetry import Last
+from thalweg import SAM, ThalwegError
+from thalweg.telemetry import Last, Pass
 
 
 def flat(tensors):
@@ -131,3 +131,60 @@ def test_the_curvature_is_along_epsilon_where_a_group_is_off():
     assert sam.last.descent_norm == pytest.approx(float(h.norm()))
     assert sam.last.cosine == pytest.approx(float(g @ h / (g.norm() * h.norm())))
     assert sam.last.curvature == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("form", ["passes", "closure"])
+def test_the_loss_rise_is_that_of_the_two_losses(form):
+    w = torch.tensor([3.0, 4.0], requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.5)
+
+    def loss():
+        value = (w**2).sum()
+        value.backward()
+        return value
+
+    if form == "closure":
+        sam.step(loss)
+    else:
+        for here in sam.passes():
+            here.loss = loss()
+    assert sam.last.loss_rise == pytest.approx(5.5**2 - 5.0**2, rel=1e-6)
+    assert sam.log_dict()["sam/loss_rise"] == pytest.approx(5.25, rel=1e-6)
+
+
+@pytest.mark.parametrize("wrong", ["0.5", None, torch.zeros(2), [1.0]])
+def test_what_is_no_loss(wrong):
+    with pytest.raises(ThalwegError, match="loss must be a number or a tensor of one, got"):
+        Pass(0, ascent=True, last=False).loss = wrong
+
+
+def test_a_stored_loss_keeps_no_graph():
+    here = Pass(0, ascent=True, last=False)
+    here.loss = torch.ones(1, requires_grad=True).sum() * 2
+    assert here.loss.item() == 2
+    assert not here.loss.requires_grad
+    here.loss = 3
+    assert here.loss.item() == 3
+
+
+def test_a_closure_may_return_anything():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.5)
+    for value in (None, "done", torch.zeros(3), 1):
+
+        def closure(value=value):
+            w.sum().backward()
+            return value
+
+        assert sam.step(closure) is value
+        assert math.isnan(sam.last.loss_rise)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-25])
+def test_telemetry_of_gradients_whose_squares_float32_cannot_hold(size):
+    w = torch.tensor([3.0, 4.0], requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.5, telemetry=True)
+    sam.step(lambda: (size * w**2 / 2).sum().backward())
+    assert sam.last.cosine == pytest.approx(1.0, abs=1e-6)
+    assert sam.last.cosine <= 1.0
+    assert sam.last.curvature == pytest.approx(size, rel=1e-5)

@@ -10,6 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from named_net import Tanh, model_of
 from test_twins import assert_twins, digits
 
 from thalweg import SAM, Method
@@ -19,6 +20,7 @@ from thalweg.ascent import (
     Adaptive,
     Between,
     Cosine,
+    Decoupled,
     Every,
     FanRatio,
     Fisher,
@@ -46,66 +48,21 @@ from thalweg.ascent import (
     WithMean,
 )
 from thalweg.ascent.scale import Radii
-from thalweg.lab import Problem, simulate
+from thalweg.lab import simulate
 
-STEPS = 50
+STEPS = 30
 #: Each cell is a run of SAM of its own.
 CELLS = {
     "tanh": {"eta": [0.05, 0.02], "rho": [0.05, 0.2], "seed": [3, 1]},
     "digits": {"eta": [0.05], "rho": [0.05], "seed": [3]},
 }
-FORMS = {"0.weight": (4, 3), "0.bias": (4,), "1.weight": (4,), "1.bias": ()}
-
-
-class Tanh(Problem):
-    """A small network on minibatches: a matrix, two vectors and a number, named as in a model."""
-
-    elementwise = False
-
-    def start(self, seeds):
-        cells = [self.drawn(int(seed)) for seed in seeds]
-        return {name: torch.stack([cell[name] for cell in cells]) for name in FORMS}
-
-    def drawn(self, seed):
-        draw = torch.Generator().manual_seed(seed)
-        numbers = {"generator": draw, "dtype": self.dtype}
-        return {name: torch.randn(form, **numbers) for name, form in FORMS.items()}
-
-    def stream(self, seeds):
-        x = torch.randn(24, 3, generator=torch.Generator().manual_seed(9), dtype=self.dtype)
-        y = torch.sin(2 * x[:, 0]) + x[:, 1]
-
-        def batch(step):
-            some = slice(6 * (step % 4), 6 * (step % 4) + 6)
-            return x[some], y[some]
-
-        return batch
-
-    def loss(self, params, batch=None):
-        x, y = batch
-        first, bias, second, last = (params[name] for name in FORMS)
-        hidden = torch.tanh(torch.einsum("bij,nj->bni", first, x) + bias[:, None])
-        out = torch.einsum("bni,bi->bn", hidden, second) + last[:, None]
-        return (out - y).square().mean(-1)
-
-    def final_loss(self, params, seeds):
-        return torch.zeros(len(seeds), dtype=self.dtype)
 
 
 @functools.cache
 def problem_of(name):
-    return Tanh() if name == "tanh" else digits()
-
-
-def model_of(w):
-    """A model that has these parameters under their names."""
-    model = torch.nn.Module()
-    for name, value in w.items():
-        path, _, own = name.rpartition(".")
-        if path and not hasattr(model, path):
-            model.add_module(path, torch.nn.Module())
-        (getattr(model, path) if path else model).register_parameter(own, value)
-    return model
+    problem = Tanh() if name == "tanh" else digits()
+    problem.inputs_first = False  # SAM gets the tensors here as they lie
+    return problem
 
 
 def by_sam(problem, method, eta, rho, seed):
@@ -172,10 +129,10 @@ ALONE = {
     # schedule
     "rho follows eta": {"schedule": FollowLR(lr_max=0.06, lr_min=0.01, rho_min=0.02)},
     "warm-up": {"schedule": Linear(20, start=0.0, end=1.0)},
-    "to zero": {"schedule": Cosine(30)},
+    "to zero": {"schedule": Cosine(20)},
     # gate and reuse
     "every third": {"gate": Every(3)},
-    "window": {"gate": Window(10, 30)},
+    "window": {"gate": Window(10, 22)},
     "random": {"gate": Random(0.5, seed=4)},
     "adaptive": {"gate": Adaptive(STEPS)},
     "LookSAM": {"gate": Every(3), "reuse": Across()},
@@ -185,6 +142,7 @@ ALONE = {
     "surrogate gap": {"combine": SurrogateGap(0.3)},
     "rescaled": {"combine": Rescaled()},
     "spherical": {"combine": Spherical(1.7)},
+    "decoupled": {"combine": Decoupled(1.7)},
     # several gradients
     "three ascents": {"ascents": 3},
     "three points": {"points": (0.5, 1.0, 2.0)},
@@ -193,14 +151,14 @@ TOGETHER = {
     "a late warm one": {
         "direction": WithMean(0.5, 0.5),
         "gate": Random(0.7, seed=2),
-        "schedule": Linear(30, start=0.0, end=1.5),
+        "schedule": Linear(20, start=0.0, end=1.5),
         "combine": SurrogateGap(),
         "power": 0.5,
     },
     "an adaptive one": {
         "gate": Adaptive(STEPS, early=0.5, late=-0.5),
         "reuse": Across(),
-        "schedule": Linear(40),
+        "schedule": Linear(25),
         "combine": Mix(1.5),
         "filter": Named("weight"),
         "ball": L2(scale=Trust(), over="tensor"),
@@ -231,6 +189,12 @@ TOGETHER = {
         "reuse": Across(),
         "schedule": lambda rho, step, lr: rho * (step < 25 or lr > 0.03),
     },
+    "a decoupled one": {
+        "gate": Adaptive(STEPS),
+        "schedule": Linear(30),
+        "combine": Decoupled(3.0),
+        "filter": Named("weight"),
+    },
     "noise around": {"direction": Gaussian(1), "points": (1.0, 0.3, 1.0), "power": 0.0},
     "momentum beyond": {"direction": Momentum(), "ball": LInf(), "schedule": Cosine(60, end=0.2)},
 }
@@ -254,12 +218,14 @@ def simulated(problem, name):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("problem", CELLS)
-def test_fifty_steps(problem, name):
+def test_thirty_steps(problem, name):
     method, found = METHODS[name], simulated(problem, name)
     for cell, words in enumerate(zip(*CELLS[problem].values(), strict=True)):
         w, counts, lengths = by_sam(problem_of(problem), method, *words)
         assert_twins(w, {k: value[cell] for k, value in found.final.items()})
-        if method.ascents == 1 and (method.looks or len(method.points) == 1):
+        ball = method.ball  # of others the simulator keeps the length in their own norm
+        euclidean = isinstance(ball, L2) and ball.over == "all" and ball.scale is None
+        if euclidean and method.ascents == 1 and (method.looks or len(method.points) == 1):
             np.testing.assert_allclose(found.lengths[cell], lengths, rtol=1e-12, atol=1e-13)
         if "gate" in PARTS[name] and "schedule" not in PARTS[name] and method.looks:
             closed = [count == 1 for count in counts]  # the same steps

@@ -122,6 +122,7 @@ def test_parameters_that_are_tied_frozen_unused_or_used_in_some_passes(name, ask
         optimizer.zero_grad()
         for here in sam.passes():
             model.asked = asked is None or here.index == asked
+            assert model.frozen.tolist() == [1, 1, 1]  # a direction without gradient, too
             loss_of(model, step)().backward()
         assert same(before, weights(model))
         assert model.unused.grad is None
@@ -158,4 +159,7 @@ def test_16_bit_weights_come_back_and_memories_are_wider(name, dtype):
     memory = sam.state_dict().get("memory", {"tensors": {}})
     kinds = {t.dtype for held in memory["tensors"].values() for t in held.values()}
     assert kinds <= {torch.float32, dtype}
+    held = memory["tensors"].values()
+    means = {t.dtype for one in held for key, t in one.items() if key == "mean"}
+    assert means == ({torch.float32} if name in ("mean", "mean_ascents", "mixture") else set())
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg import SAM, Method, ThalwegError, layout
-from thalweg.ascent import L2, Adaptive, Every, Gaussian, Magnitude, Momentum, WithMean
+from thalweg.ascent import L2, Adaptive, Every, Gaussian, Magnitude, Momentum, WithMean, spectral
 
 sys.path.insert(0, str(Path(__file__).parent))
 from family import METHODS, add, base, build, close, grads, loss_of, net, same, train, weights
@@ -34,6 +34,7 @@ def test_on_an_accelerator_nothing_is_read_except_by_a_gate_that_judges(name, mo
     judges = isinstance(METHODS[name].gate, Adaptive)
     for costly in (False, True):
         monkeypatch.setattr(layout, "costly_to_read", lambda device, costly=costly: costly)
+        monkeypatch.setattr(spectral, "_cheap_to_read", lambda tensor, costly=costly: not costly)
         sam, model = build(name)
         counts = []
         for step in range(4):

@@ -14,6 +14,14 @@ RHO, STEPS, MOMENTUM = 0.1, 6, 0.9
 KEEP = 0.999  # of Adam's second moment
 
 
+class Layer(nn.Module):
+    """Holds a weight."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
 class SomeNorm(nn.Module):
     """Holds the bias; by its name it is a normalization layer."""
 
@@ -23,19 +31,19 @@ class SomeNorm(nn.Module):
 
 
 class Net(nn.Module):
-    """Three tensors of different shapes."""
+    """Three tensors of different shapes: a layer's weight, a bias, a matrix by itself."""
 
     def __init__(self):
         super().__init__()
         draw = torch.Generator().manual_seed(5)
         make = functools.partial(torch.randn, generator=draw, dtype=torch.float64)
-        self.first = nn.Parameter(make(4, 3))
+        self.first = Layer(make(4, 3))
         self.norm = SomeNorm(make(4))
         self.last = nn.Parameter(make(2, 4))
 
     @property
     def tensors(self):
-        return [self.first, self.norm.bias, self.last]
+        return [self.first.weight, self.norm.bias, self.last]
 
 
 def loss(tensors, batch):
@@ -58,6 +66,7 @@ class Step:
 
     def __init__(self, w, t, batch, kept, base):
         self.w, self.t, self.batch, self.kept, self.base = w, t, batch, kept, base
+        self.beside = [torch.zeros_like(x) for x in w]  # what goes past the base optimizer
         self.g = self.at(None)
 
     def at(self, e):
@@ -76,8 +85,9 @@ def by_hand(formula, base, parts):
     m, v = ([torch.zeros_like(x) for x in w] for _ in range(2))
     for t in range(STEPS):
         known = {"m": m, "v": v, "lr": rate(t)}
-        each = [formula(Step(w, t, batch, kept, known)) for batch in batches(t, parts)]
-        u = [sum(some) / parts for some in zip(*each, strict=True)]
+        steps = [Step(w, t, batch, kept, known) for batch in batches(t, parts)]
+        u = [sum(some) / parts for some in zip(*map(formula, steps), strict=True)]
+        beside = [sum(some) for some in zip(*(s.beside for s in steps), strict=True)]
         got.append(u)
         if base == "adam":
             m = [0.9 * a + 0.1 * x for a, x in zip(m, u, strict=True)]
@@ -87,7 +97,7 @@ def by_hand(formula, base, parts):
             moves = [a / first / ((b / second).sqrt() + 1e-8) for a, b in pairs]
         else:
             moves = m = [MOMENTUM * a + x for a, x in zip(m, u, strict=True)]
-        w = [x - rate(t) * y for x, y in zip(w, moves, strict=True)]
+        w = [x - rate(t) * (y + b) for x, y, b in zip(w, moves, beside, strict=True)]
     return got, w
 
 

@@ -65,7 +65,8 @@ def in_units(s, units):
 
 @of(presets.asam(0.05))
 def asam(s):
-    return in_units(s, [s.w[0].abs() + 0.05, 1.0, s.w[2].abs() + 0.05])
+    """Of the three only the first has "weight" in its name."""
+    return in_units(s, [s.w[0].abs() + 0.05, 1.0, 1.0])
 
 
 @of(presets.asam_all(0.05))
@@ -88,7 +89,7 @@ def adam_metric(s):
 
 @of(presets.largest_entry(0.05))
 def largest_entry(s):
-    t = [s.w[0].abs() + 0.05, 1.0, s.w[2].abs() + 0.05]
+    t = [s.w[0].abs() + 0.05, 1.0, 1.0]
     return s.at([RHO * a * x.sign() for a, x in zip(t, s.g, strict=True)])
 
 

@@ -57,6 +57,18 @@ def mix(s):
     return [(1 - 9) * x + 9 * y for x, y in zip(s.g, sam(s), strict=True)]
 
 
+@of(presets.decoupled(9.0))
+def decoupled(s):
+    s.beside = [9 * (y - x) for x, y in zip(s.g, sam(s), strict=True)]
+    return s.g
+
+
+@of(presets.decoupled(0.5), base="adam")
+def decoupled_from_adam(s):
+    s.beside = [0.5 * (y - x) for x, y in zip(s.g, sam(s), strict=True)]
+    return s.g
+
+
 @of(presets.stable())
 def stable(s):
     h = sam(s)

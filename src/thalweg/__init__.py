@@ -33,12 +33,14 @@ _HOMES = {"SAM": "thalweg.sam", "Method": "thalweg.ascent", "ThalwegError": "tha
 _MODULES = {"compat", "curvature", "diagnose", "lab", "presets", "testing", "theory"}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"thalweg.{name}")
-    raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a checker would take every name for known, and for Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"thalweg.{name}")
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

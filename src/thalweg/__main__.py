@@ -9,14 +9,10 @@ def main() -> None:
     """Run the command; where what it needs is not installed, say so."""
     try:
         from thalweg.cli import main as run
-
-        run()
     except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"thalweg: the command needs {error.name}, which is not installed: install thalweg "
-            "with the extra lab, pip install 'thalweg[lab]'\n"
-        )
+        sys.stderr.write(f"thalweg: {error}\n")
         sys.exit(2)
+    run()
 
 
 if __name__ == "__main__":

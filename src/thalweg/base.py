@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from thalweg import layout, parameters, sharded
-from thalweg.ascent import L2, AllParameters, Context, Gradient, LInf, Method, Number, WithMean
+from thalweg.ascent import AllParameters, Context, Method, Number
+from thalweg.cut import Pieces
 from thalweg.errors import number, warn
 from thalweg.gradients import dense, kept
-from thalweg.hold import Moves
-from thalweg.memory import Page, Places
+from thalweg.hold import ANY_HOLDS, Moves
+from thalweg.memory import Places
 from thalweg.telemetry import Last, read, told
 
 #: Rho and chosen parameters of every param group that is perturbed.
@@ -40,10 +41,11 @@ def rhos(
         places: Where the parameters are, for the filter.
 
     Returns:
-        One pair for every group whose rho is not 0.
+        One pair for every group whose rho is not 0 and of which the filter chooses any.
 
     Raises:
-        ThalwegError: If the ``"rho"`` of a group is not a number >= 0.
+        ThalwegError: If the ``"rho"`` of a group, or what the schedule makes of it, is not a
+            number >= 0.
     """
     found = []
     everything = isinstance(method.filter, AllParameters)
@@ -52,50 +54,50 @@ def rhos(
         if type(rho) is not float or not 0 <= rho < math.inf:
             rho = number(f'the "rho" of param group {i}', rho, at_least=0)
         now = method.schedule(rho, step, group.get("lr", math.nan))
+        if type(now) is not float or not 0 <= now < math.inf:
+            now = number(f"what the schedule {method.schedule!r} gives", now, at_least=0)
         if now > 0:
             chosen = group["params"]
             if not everything:
                 chosen = [p for p in chosen if method.filter(p, *places.of(p))]
-            found.append((now, chosen))
+            if chosen or everything:
+                found.append((now, chosen))
     return found
 
 
-def climbing(rhos: Rhos, *, looks: bool) -> Rhos:
-    """Return of every group the parameters that an ascent moves: those that have a gradient.
+def climbing(rhos: Rhos, method: Method) -> tuple[Rhos, Sequence[Tensor]]:
+    """Return what an ascent moves, and the gradients that it is made of.
 
     Args:
         rhos: What :func:`rhos` gave.
-        looks: Whether the ascent is made of a gradient.
+        method: What makes ε of a gradient.
+
+    Returns:
+        Of every group, the parameters that have a gradient; and the gradients of all, each sharded
+        as its parameter is. Unless ε is parallel to them, sparse ones are made dense. Where a step
+        takes more than two gradients, the first ones outlive the others. A direction that takes no
+        gradient moves every parameter that requires one.
     """
-    if not looks:
-        free = [(rho, [p for p in chosen if p.requires_grad]) for rho, chosen in rhos]
-        return [(rho, some) for rho, some in free if some]
-    groups = []
+    groups, found, all_there = [], [], True
     for rho, chosen in rhos:
-        held = [p for p in chosen if p.grad is not None]
-        if held:
-            groups.append((rho, held))
-    if sum(len(held) for _, held in groups) < sum(len(chosen) for _, chosen in rhos):
+        if method.looks:
+            each = [p.grad for p in chosen]
+            some = [g for g in each if g is not None]
+            if len(some) < len(chosen):
+                all_there = False
+                chosen = [p for p, g in zip(chosen, each, strict=True) if g is not None]
+            found += some
+        else:
+            chosen = [p for p in chosen if p.requires_grad]
+        if chosen:
+            groups.append((rho, chosen))
+    if not all_there:
         _look_for_gradients([p for _, chosen in rhos for p in chosen])
-    return groups
-
-
-def gradients_of(groups: Rhos, method: Method) -> Sequence[Tensor]:
-    """Return the gradients of the parameters, each sharded as its parameter is.
-
-    Args:
-        groups: What :func:`climbing` gave.
-        method: Unless it is plain, a sparse one is made dense; where it takes more than two
-            gradients a step, the first ones outlive the others.
-    """
-    held = [p for _, some in groups for p in some]
-    found = [p.grad for p in held if p.grad is not None]
     if method.passes > 2:
         found = list(map(kept, found))
-    ball, bare = method.ball, isinstance(method.direction, Gradient) and method.mask is None
-    if not (bare and isinstance(ball, L2) and ball.scale is None and ball.over == "all"):
+    if not method.parallel:
         found = list(map(dense, found))
-    return aligned(held, found)
+    return groups, aligned([p for _, held in groups for p in held], found)
 
 
 def moves(
@@ -123,35 +125,49 @@ def moves(
     if scale is not None and not costly:
         scale = float(scale)
     # The factor is linear in rho: it is taken once, for the largest, and shared out.
-    top = max(rho for rho, _ in groups)
-    epsilon = method.perturbation(gradients, top, scale=scale, context=context)
-    if method.looks and not _shows(method):
+    top = max(groups, key=operator.itemgetter(0))[0]
+    shares = [(held, len(held), rho / top) for rho, held in groups]
+
+    def shared(direction: Sequence[Tensor]) -> Sequence[Tensor]:
+        return context.each(torch.mul, direction, [s for _, k, s in shares for _ in range(k)])
+
+    def measure(direction: Sequence[Tensor]) -> Number:
+        if type(direction) is Pieces:
+            return context.norm(shared(direction))
+        rest = iter(direction)
+        norms = [context.norm(list(itertools.islice(rest, k))) * share for _, k, share in shares]
+        if not costly:
+            return math.hypot(*map(float, norms))
+        total: Tensor = torch.linalg.vector_norm(torch.stack(list(map(torch.as_tensor, norms))))
+        return total
+
+    cap, ascents = method.cap, method.ascents
+    epsilon = method.perturbation(
+        gradients,
+        top / ascents,
+        scale=scale,
+        context=context,
+        cap=cap / ascents,
+        measure=measure if len(groups) > 1 else None,
+    )
+    if method.hides:
         nothing = 0 * parameters.norm(gradients)  # or NaN
         epsilon = epsilon._replace(
             factor=torch.where(nothing == 0, nothing + epsilon.factor, 0.0),
             norm=epsilon.norm + nothing,
         )
-    if not costly:
-        epsilon = epsilon._replace(factor=float(epsilon.factor), norm=float(epsilon.norm))
-    rest = iter(epsilon.direction)
-    parts = [(held, list(itertools.islice(rest, len(held))), rho / top) for rho, held in groups]
-    length = epsilon.length
-    if len(parts) > 1:
-        norms = [epsilon.factor * share * context.norm(d) for _, d, share in parts]
-        if costly:
-            length = torch.linalg.vector_norm(torch.stack([torch.as_tensor(n) for n in norms]))
-        else:
-            length = math.hypot(*map(float, norms))
-    last = told(epsilon, length, method.cap)
+    direction = epsilon.direction
+    if type(direction) is Pieces:  # of all groups together
+        if len(groups) > 1:
+            direction = shared(direction)
+        parts = [([p for _, held in groups for p in held], direction, 1.0)]
+    else:
+        rest = iter(direction)
+        parts = [(held, list(itertools.islice(rest, k)), share) for held, k, share in shares]
+    last = told(epsilon, cap / ascents)
     if costly:
         return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
     return last, [(w, d, float(epsilon.factor) * share) for w, d, share in parts if last.moved]
-
-
-def _shows(method: Method) -> bool:
-    """Whether the dual norm cannot be finite where the gradient is not; a mask may hide that."""
-    bare = isinstance(method.direction, Gradient | WithMean) and method.mask is None
-    return bare and isinstance(method.ball, L2 | LInf)
 
 
 def together(before: Moves, after: Moves) -> tuple[Moves, Number]:
@@ -161,7 +177,10 @@ def together(before: Moves, after: Moves) -> tuple[Moves, Number]:
         before: The first one.
         after: The second one, of the same parameters where both move.
     """
-    moves = _sum(before, after) if before and after else before or after
+    if before and after:
+        moves = _sum(before, after)
+        return moves, read(parameters.norm(moves[0][1]))
+    moves = before or after
     length = parameters.norm([d * factor for _, some, factor in moves for d in some])
     return moves, read(length)
 
@@ -170,75 +189,13 @@ def _sum(before: Moves, after: Moves) -> Moves:
     found: dict[Tensor, Tensor] = {}
     for group, direction, factor in (*before, *after):
         for p, d in zip(group, direction, strict=True):
-            # In float64, as the factor of a tiny gradient is more than its dtype may hold.
-            part = torch.where(torch.as_tensor(factor) != 0, dense(d).double() * factor, 0.0)
-            part = part.to(torch.float32 if d.itemsize == 2 else d.dtype)
+            if isinstance(factor, float) and 0 < factor < ANY_HOLDS and d.itemsize > 2:
+                part = dense(d) if factor == 1 else dense(d) * factor
+            else:  # in float64, as the factor of a tiny gradient is more than its dtype may hold
+                part = torch.where(torch.as_tensor(factor) != 0, dense(d).double() * factor, 0.0)
+                part = part.to(torch.float32 if d.itemsize == 2 else d.dtype)
             found[p] = found[p] + part if p in found else part
     return [(list(found), list(found.values()), 1.0)]
-
-
-def context(
-    optimizer: torch.optim.Optimizer,
-    held: Sequence[Tensor],
-    step: int,
-    memory: Page,
-    places: Places,
-    agreed: Callable[[Number], Number],
-    point: int = 0,
-    *,
-    stepped: bool = False,
-) -> Context:
-    """Return what the parts of a method may know of a step.
-
-    Args:
-        optimizer: The base optimizer, whose state they may look up.
-        held: The chosen parameters, at w.
-        step: How many steps went before.
-        memory: What they remember.
-        places: Where the parameters are.
-        agreed: The mean of a number over the ranks.
-        point: At which of several points the gradient is taken next.
-        stepped: Whether the base optimizer has taken a step before.
-    """
-    costly = layout.costly_to_read(held[0].device)
-
-    def state(name: str) -> list[Tensor | None]:
-        return [optimizer.state.get(p, {}).get(name) for p in held]
-
-    return Context(
-        weights=held,
-        step=step,
-        norm=parameters.norm if costly else norm,
-        dot=parameters.dot if costly else _dot,
-        memory=memory,
-        state=state,
-        agreed=agreed,
-        layers=lambda: places.layers(held),
-        names=lambda: [places.of(p)[0] for p in held],
-        stepped=stepped,
-        point=point,
-    )
-
-
-def agreed(number: Number, model: nn.Module | None) -> Number:
-    """Return the mean of a number over the ranks that train together.
-
-    Args:
-        number: This rank's own; a tensor is not read.
-        model: Ranks are asked where it is, or holds, a DistributedDataParallel.
-    """
-    layers = layout.layers(model)
-    wrapped = next((m for m in layers if isinstance(m, DistributedDataParallel)), None)
-    if wrapped is None:
-        return number
-    held = torch.as_tensor(number, dtype=torch.float64, device=wrapped.device).clone()
-    torch.distributed.all_reduce(held, group=wrapped.process_group)
-    held = held / torch.distributed.get_world_size(wrapped.process_group)
-    return held if isinstance(number, Tensor) else float(held)
-
-
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    return float(parameters.dot(left, right))
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

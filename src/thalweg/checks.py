@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import layout, sharded
-from thalweg.ascent import Always, Method, check_method
+from thalweg.ascent import AllParameters, Always, Method, check_method
 from thalweg.base import trained as parameters_of
 from thalweg.errors import ThalwegError, warn, whole
 
@@ -98,6 +98,56 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
             )
 
 
+def check_another(method: object, *, busy: bool) -> None:
+    """Raise unless another method may take the place of the one there is.
+
+    Args:
+        method: Must be a Method.
+        busy: Whether a loop is open.
+
+    Raises:
+        ThalwegError: If it is none, or a loop over passes or a block is open.
+    """
+    if method is None:
+        raise ThalwegError("method must be a thalweg.Method, got None: plain SAM is Method()")
+    check_method(method, None)
+    if busy:
+        raise ThalwegError(
+            f"method must stay as it is while a loop over passes() or a block is open, got "
+            f"{method!r}: assign it before or after"
+        )
+
+
+def check_filter(
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    place_of: Callable[[Tensor], tuple[str, nn.Module | None]],
+) -> None:
+    """Raise if the filter of a method leaves no parameter to perturb.
+
+    Args:
+        optimizer: The base optimizer.
+        method: What a step does.
+        place_of: Tells where in the model a parameter is.
+
+    Raises:
+        ThalwegError: If there are parameters, and it chooses none.
+    """
+    trained = parameters_of(optimizer)
+    if isinstance(method.filter, AllParameters) or not trained:
+        return
+    found = [place_of(p) for p in trained]
+    if any(method.filter(p, *place) for p, place in zip(trained, found, strict=True)):
+        return
+    names = [name for name, _ in found if name]
+    known = f"choose among {', '.join(names[:3])}, ..., or leave the filter out"
+    remedy = known if names else "give SAM the model"
+    raise ThalwegError(
+        f"filter must choose some of the {len(trained)} parameters of the optimizer, got none by "
+        f"{method.filter!r}: {remedy}"
+    )
+
+
 def check_closure(closure: Callable[[], Any] | None) -> Callable[[], Any]:
     """Return the closure of a step, or raise if it is none.
 
@@ -141,12 +191,13 @@ def check_block(method: Method, trained: list[Tensor]) -> None:
         )
 
 
-def check_state(state: Any, own: dict[str, Any]) -> int | None:
+def check_state(state: Any, own: dict[str, Any], keeps: str) -> int | None:
     """Raise unless a state was saved with a method that remembers the same things.
 
     Args:
         state: What is to be loaded.
         own: What would be saved now.
+        keeps: The kinds of the parts that depend on earlier steps.
 
     Returns:
         How many steps went before, where that is in it.
@@ -161,10 +212,16 @@ def check_state(state: Any, own: dict[str, Any]) -> int | None:
             "state must come from sam.state_dict(), got an optimizer's: load it by "
             "optimizer.load_state_dict(state)"
         )
-    if set(state) - {"memory"} != set(own) - {"memory"}:
+    always = {"memory", "method"}
+    if set(state) - always != set(own) - always:
         raise ThalwegError(
             f"state must have the keys {sorted(own)}, got {sorted(map(str, state))}: it was saved "
             "with another method; build SAM with that one"
+        )
+    if state.get("method", keeps) != keeps:
+        raise ThalwegError(
+            f"state must come of a method that remembers by {keeps}, got one of "
+            f"{state['method']!s:.80}: build SAM with that one"
         )
     return whole('the "step" of a state', state["step"]) if "step" in state else None
 

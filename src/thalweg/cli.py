@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from thalweg import __version__
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, extra, number, whole
+
+with extra("lab", by="the command"):
+    import typer
 
 app = typer.Typer(
     add_completion=False,

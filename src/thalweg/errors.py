@@ -6,10 +6,12 @@ what to do, where the requirement does not say that already.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -20,6 +22,43 @@ class ThalwegError(ValueError):
         >>> issubclass(ThalwegError, ValueError)
         True
     """
+
+
+class MissingExtraError(ModuleNotFoundError, ThalwegError):
+    """A package that an extra of thalweg brings is not installed.
+
+    Example:
+        >>> issubclass(MissingExtraError, ImportError), issubclass(MissingExtraError, ThalwegError)
+        (True, True)
+    """
+
+
+@contextlib.contextmanager
+def extra(name: str, by: str) -> Iterator[None]:
+    """Name the extra to install, where an import within finds a package missing.
+
+    Args:
+        name: The extra that brings the package.
+        by: What needs it.
+
+    Raises:
+        MissingExtraError: If a package is missing.
+
+    Example:
+        >>> try:
+        ...     with extra("lab", by="thalweg.lab"):
+        ...         import no_such_package
+        ... except MissingExtraError as error:
+        ...     print(error)
+        thalweg.lab needs no_such_package, which is not installed: pip install 'thalweg[lab]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{by} needs {error.name}, which is not installed: pip install 'thalweg[{name}]'",
+            name=error.name,
+        ) from None
 
 
 def warn(message: str) -> None:

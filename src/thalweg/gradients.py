@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.cut import Pieces
+
 
 def kept(gradient: Tensor) -> Tensor:
     """Return a gradient that outlives the next backward pass.
@@ -54,7 +56,8 @@ class Aside:
         self._old = [p.grad for p in parameters]
         for i, old in enumerate(self._old):
             if old is not None:
-                self._old[i] = kept(old)
+                if old._is_view():  # nearly none is
+                    self._old[i] = kept(old)
                 parameters[i].grad = None
 
     def clear(self) -> None:
@@ -139,7 +142,10 @@ class Both:
     @property
     def uphill(self) -> list[Tensor]:
         """The descent gradient h, one tensor for each of ``parameters``."""
-        return [self._added(p) for p in self.parameters]
+        held = self.parameters
+        if not self._before:  # nearly always
+            return [p.grad for p in held if p.grad is not None]
+        return [self._added(p) for p in held]
 
     def _added(self, p: Tensor) -> Tensor:
         assert p.grad is not None
@@ -184,7 +190,12 @@ class Both:
         Args:
             combined: One tensor for each of ``parameters``.
         """
-        for p, u in zip(self.parameters, list(combined), strict=True):
+        held = self.parameters
+        if type(combined) is Pieces and not any(map(self._before.__contains__, held)):
+            for some, made in combined.pairs([p.grad for p in held if p.grad is not None]):
+                torch._foreach_copy_(some, made)
+            return
+        for p, u in zip(held, list(combined), strict=True):
             self._put(p, u)
 
     def _put(self, p: Tensor, u: Tensor) -> None:

@@ -9,7 +9,7 @@ parameter points there for a while. Memory is what takes the time, and this take
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from thalweg import layout, sharded
+from thalweg.cut import Pieces
 
 _FORM = operator.attrgetter("dtype", "device", "shape")
 _FORM_ON_CPU = operator.attrgetter("dtype", "shape")  # there is but one device to lie on
 #: Entries that are multiplied before they are added, on an accelerator.
 _BATCH = 2**22
 #: What every dtype can hold.
-_ANY_HOLDS = torch.finfo(torch.float16).max
+ANY_HOLDS = torch.finfo(torch.float16).max
 #: Parameters, directions of the same shapes, and the factor, for each group.
 Moves = Sequence[tuple[Sequence[Tensor], Sequence[Tensor], float | Tensor]]
 
@@ -84,7 +85,14 @@ class Weights:
             moving = [p for group, _, _ in moves for p in group]
         copies = self._copies
         pointing: list[Tensor] = []
-        if self._large and all(isinstance(f, float) and f < _ANY_HOLDS for _, _, f in moves):
+        if type(moves[0][1]) is Pieces:
+            moves, pointing = self._pieces_elsewhere(moves)
+            if pointing:
+                out = set(pointing)
+                pairs = zip(moving, copies, strict=True)
+                copies = [copy for p, copy in pairs if p not in out]
+                moving = [p for p in moving if p not in out]
+        elif self._large and all(isinstance(f, float) and f < ANY_HOLDS for _, _, f in moves):
             moves, pointing = self._written_elsewhere(moves)
             moving = [p for group, _, _ in moves for p in group]
             copies = [self._backup[p] for p in moving]
@@ -92,14 +100,7 @@ class Weights:
             torch._foreach_copy_(copies, moving)
         self._away, self._back = moving, copies
         self._elsewhere = [(p, p.data) for p in pointing]
-        for group, direction, factor in moves:
-            if isinstance(factor, Tensor):
-                for some, part in _batches(group, direction):
-                    torch._foreach_add_(some, [_product(factor, d) for d in part])
-            elif factor < _ANY_HOLDS or factor <= min(torch.finfo(d.dtype).max for d in direction):
-                torch._foreach_add_(list(group), list(direction), alpha=factor)
-            else:  # of a gradient so small that its own dtype cannot hold the factor
-                torch._foreach_add_(list(group), [d.double() * factor for d in direction])
+        _add(moves, set(pointing))
         for p in pointing:
             _point(p, self._backup[p])
         torch.clear_autocast_cache()  # autocast would go on using its copies of the weights
@@ -119,6 +120,19 @@ class Weights:
                     along.append(d)
             left += [(stay, along, factor)] if stay else []
         return left, pointing
+
+    def _pieces_elsewhere(self, moves: Moves) -> tuple[Moves, list[Tensor]]:
+        """Do the same where ε is made piece by piece: one move, whose factor is a float."""
+        [(group, direction, factor)] = moves
+        assert isinstance(direction, Pieces)
+        assert isinstance(factor, float)
+        if factor >= ANY_HOLDS:
+            return [(group, list(direction), factor)], []
+        free = {p for p in group if p in self._large and _unshared(p) and p.is_contiguous()}
+        for p, portion, piece in direction.of_large(group, free):
+            new = portion.of(self._backup[p])
+            torch.add(portion.of(p), piece, alpha=factor, out=new)
+        return moves, [p for p in group if p in free]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -185,6 +199,37 @@ class Weights:
             for p in moving
             if plain and p.numel() >= layout.SMALL and p.stride() == self._backup[p].stride()
         }
+
+
+@torch.no_grad()
+def shift(moves: Moves) -> None:
+    """Add ``factor * direction`` to parameters for good, as an optimizer's step does.
+
+    Args:
+        moves: As for :meth:`Weights.move`; of sharded tensors, each rank shifts its own part.
+
+    Example:
+        >>> w = torch.tensor([1.0, 2.0])
+        >>> shift([([w], [torch.ones(2)], -0.5)])
+        >>> w
+        tensor([0.5000, 1.5000])
+    """
+    _add([(layout.local(p), layout.local(d), factor) for p, d, factor in moves])
+
+
+def _add(moves: Moves, but: Container[Tensor] = ()) -> None:
+    """Add every move; of one that is made piece by piece, not to some large parameters."""
+    for group, direction, factor in moves:
+        if type(direction) is Pieces:
+            for some, part in direction.pairs(group, but):
+                torch._foreach_add_(some, part, alpha=float(factor))
+        elif isinstance(factor, Tensor):
+            for some, part in _batches(group, direction):
+                torch._foreach_add_(some, [_product(factor, d) for d in part])
+        elif factor < ANY_HOLDS or factor <= min(torch.finfo(d.dtype).max for d in direction):
+            torch._foreach_add_(list(group), list(direction), alpha=factor)
+        else:  # of a gradient so small that its own dtype cannot hold the factor
+            torch._foreach_add_(list(group), [d.double() * factor for d in direction])
 
 
 def _unshared(tensor: Tensor) -> bool:

@@ -208,7 +208,7 @@ def vectors(tensors: Sequence[Tensor], multiple: int = 1) -> list[Tensor]:
     least = SMALL if len(tensors) - sum(map(SMALL.__le__, sizes)) >= _MANY else 0
     most = _SCRATCH if torch.get_num_threads() == 1 else _ALONE
     if max(sizes) < least and sum(sizes) <= most:
-        return [_together(tensors, -sum(sizes) % multiple)]
+        return [together(tensors, -sum(sizes) % multiple)]
     found: list[Tensor] = []
     small: list[Tensor] = []
     room = most
@@ -217,14 +217,46 @@ def vectors(tensors: Sequence[Tensor], multiple: int = 1) -> list[Tensor]:
             found.append(t.reshape(-1))
             continue
         if size > room:
-            found.append(_together(small, (room - most) % multiple))
+            found.append(together(small, (room - most) % multiple))
             small, room = [], most
         small.append(t)
         room -= size
-    return [*found, _together(small, (room - most) % multiple)] if small else found
+    return [*found, together(small, (room - most) % multiple)] if small else found
 
 
-def _together(tensors: Sequence[Tensor], zeros: int) -> Tensor:
+def runs(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Return the places of neighbours that are put together.
+
+    Args:
+        sizes: How many entries each has.
+        most: How many those have together that are more than one.
+
+    Example:
+        >>> runs([2, 2, 9, 1, 1], 4)
+        [[0, 1], [2], [3, 4]]
+    """
+    found: list[list[int]] = []
+    room = 0
+    for place, size in enumerate(sizes):
+        if not found or size > room:
+            found.append([])
+            room = most
+        found[-1].append(place)
+        room -= size
+    return found
+
+
+def together(tensors: Sequence[Tensor], zeros: int = 0) -> Tensor:
+    """Return the entries of plain dense tensors in one long vector.
+
+    Args:
+        tensors: Of one dtype; at least one.
+        zeros: How many zeros come after them.
+
+    Example:
+        >>> together([torch.ones(1, 2), torch.ones(1)], 1)
+        tensor([1., 1., 1., 0.])
+    """
     if zeros:
         tensors = [*tensors, tensors[0].new_zeros(zeros)]
     flat: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]

@@ -31,6 +31,11 @@ class Loops:
         self._open: contextlib.ExitStack | None = None
         self._guards: list[Any] = []
 
+    @property
+    def busy(self) -> bool:
+        """Whether a loop is open."""
+        return self._open is not None
+
     @contextlib.contextmanager
     def open(self) -> Iterator[contextlib.ExitStack]:
         """Open a loop; its end calls back everything that must be undone, last things first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.weak import WeakIdKeyDictionary
 
 from thalweg import gradients, layout
-from thalweg.ascent import Number, nothing
+from thalweg.ascent import Notebook, Number, nothing
 from thalweg.errors import ThalwegError
 
 
@@ -92,9 +93,31 @@ class Draft:
         self.tensors: dict[Tensor, dict[str, Tensor]] = {}
         self.numbers: dict[str, Number] = {}
 
-    def of(self, parameters: Sequence[Tensor]) -> Page:
+    def of(self, parameters: Sequence[Tensor]) -> Notebook:
         """Return the memory of these parameters, as lists in their order."""
-        return Page(self, parameters)
+        return Notebook(self, parameters)
+
+    def get(self, at: tuple[str, Tensor | None], default: Any = None) -> Any:
+        """Return what this step has kept, or else earlier ones.
+
+        Args:
+            at: The name, and the parameter; ``None`` for a number.
+            default: What is returned where there is nothing.
+        """
+        name, p = at
+        for place in (self, self.remembered):
+            held = place.numbers if p is None else place.tensors.get(p, {})
+            if name in held:
+                return held[name]
+        return default
+
+    def __setitem__(self, at: tuple[str, Tensor | None], value: Any) -> None:
+        """Keep a tensor of a parameter, or a number."""
+        name, p = at
+        if p is None:
+            self.numbers[name] = value
+        else:
+            self.tensors.setdefault(p, {})[name] = gradients.dense(value.detach())
 
     @property
     def empty(self) -> bool:
@@ -110,6 +133,9 @@ class Draft:
         good = _finite(size)
         for p, kept in self.tensors.items() if good is not False else ():
             mine = self.remembered.tensors.setdefault(p, {})
+            if good is True:
+                mine |= kept
+                continue
             for name, new in kept.items():
                 old = mine.get(name)
                 [mine[name]] = chosen(size, [new], [nothing(new) if old is None else old])
@@ -119,41 +145,6 @@ class Draft:
                 value = torch.where(good, _wide(value, good), _wide(before, good))
             self.remembered.numbers[name] = value
         self.tensors, self.numbers = {}, {}
-
-
-class Page:
-    """What a part sees of the memory: lists of tensors in the order of the parameters it works on.
-
-    Args:
-        draft: What the step keeps.
-        parameters: In whose order lists are.
-    """
-
-    def __init__(self, draft: Draft, parameters: Sequence[Tensor]) -> None:
-        self._draft, self._parameters = draft, parameters
-
-    def recall(self, name: str, like: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the tensors kept under a name; zeros of the shapes of ``like`` before that."""
-        places = (self._draft.tensors, self._draft.remembered.tensors)
-        found = []
-        for p, t in zip(self._parameters, like, strict=True):
-            known = (held[p][name] for held in places if name in held.get(p, {}))
-            old = next(known, None)
-            found.append(nothing(t) if old is None else old)
-        return found
-
-    def keep(self, name: str, tensors: Sequence[Tensor]) -> None:
-        """Keep one tensor per parameter."""
-        for p, t in zip(self._parameters, tensors, strict=True):
-            self._draft.tensors.setdefault(p, {})[name] = gradients.dense(t.detach())
-
-    def number(self, name: str, default: float) -> Number:
-        """Return the number kept under a name."""
-        return self._draft.numbers.get(name, self._draft.remembered.numbers.get(name, default))
-
-    def note(self, name: str, value: Number) -> None:
-        """Keep a number."""
-        self._draft.numbers[name] = value
 
 
 def _wide(value: Number, like: Tensor) -> Tensor:
@@ -215,6 +206,7 @@ class Places:
     def __init__(self, model: nn.Module | None) -> None:
         self._model = model
         self._known: Any = WeakIdKeyDictionary()
+        self._last: tuple[list[Tensor], list[str]] = [], []
 
     def of(self, parameter: Tensor) -> tuple[str, nn.Module | None]:
         """Return the name of a parameter, and the module that holds it."""
@@ -229,6 +221,14 @@ class Places:
             self._look()
         held = [self._known.get(p) for p in parameters]
         return [-1 - i if found is None else found[2] for i, found in enumerate(held)]
+
+    def names(self, parameters: Sequence[Tensor]) -> list[str]:
+        """Return the name of each parameter; fast for those that were asked for last."""
+        last, names = self._last
+        if len(last) != len(parameters) or not all(map(operator.is_, last, parameters)):
+            names = [self.of(p)[0] for p in parameters]
+            self._last = list(parameters), names
+        return names
 
     def _look(self) -> None:
         model: Any = self._model

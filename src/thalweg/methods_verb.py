@@ -13,8 +13,9 @@ from thalweg.presets import MISSING, Card, card, cards
 
 _WIDTH = 92
 _ABOUT = (
-    "Name, gradients a step (the base optimizer alone takes 1), evidence; arguments and defaults;\n"
-    "formula, where g is the gradient at w, h at w + ε, u what the base optimizer gets.\n"
+    "Name, gradients a step (the base optimizer alone takes 1), evidence; what it does;\n"
+    "arguments and defaults; formula, where g is the gradient at w, h at w + ε, u what the base\n"
+    "optimizer gets.\n"
     "All that is known of one: thalweg methods NAME. What no preset expresses: --all."
 )
 
@@ -61,7 +62,7 @@ def row(known: Card) -> dict[str, Any]:
 
 
 def entry(known: Card) -> str:
-    """Return a preset as two or three lines of the list.
+    """Return a preset as a few lines of the list.
 
     Args:
         known: What is known.
@@ -69,12 +70,14 @@ def entry(known: Card) -> str:
     Example:
         >>> print(entry(card("mix")))
         mix                   2            Authors only
+            The gradient and SAM's in a fixed share; above 1 more than SAM (GNP, coupled WSAM).
             k=0.8
             ε = ρ g / ‖g‖,  u = (1-k) g + k h
     """
     words = known.call.removeprefix(known.name)[1:-1]
     lines = [
-        textwrap.indent(textwrap.fill(line, _WIDTH), "    ") for line in (words, known.formula)
+        textwrap.indent(textwrap.fill(line, _WIDTH), "    ")
+        for line in (known.summary, words, known.formula)
     ]
     head = f"{known.name:21} {known.gradients:12} {known.verdict}"
     return "\n".join([head, *filter(None, lines)])

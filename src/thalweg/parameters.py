@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -49,8 +49,9 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     plain = layout.all_plain(tensors) and len(layout.devices(tensors)) == 1
     if not plain or layout.costly_to_read(tensors[0].device):
         return _norm_unread(tensors)
-    total = _norm(tensors)
-    return total if _TINY < float(total) < math.inf else _norm(tensors, torch.float64)
+    vectors = layout.vectors(tensors, _ROW)
+    total = _norm(vectors)
+    return total if _TINY < float(total) < math.inf else _norm(vectors, torch.float64)
 
 
 @torch.no_grad()
@@ -67,12 +68,12 @@ def _norm_unread(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def _norm(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
-    """The norm of plain tensors on the CPU."""
+def _norm(vectors: Iterable[Tensor], dtype: torch.dtype | None = None) -> Tensor:
+    """The norm of plain vectors on the CPU, each looked at once."""
     # There, torch sums a long float32 vector in a few running sums: at 30 million entries the norm
     # is wrong by .2 %. In rows it is right, and takes no longer.
     norms: list[Tensor] = []
-    for vector in layout.vectors(tensors, _ROW):
+    for vector in vectors:
         wide = dtype or (torch.float32 if vector.itemsize == 2 else vector.dtype)
         rest = vector.numel() % _ROW
         if rest:
@@ -84,6 +85,20 @@ def _norm(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor
     each = norms[0] if len(norms) == 1 else torch.cat(norms)
     total: Tensor = torch.linalg.vector_norm(each, dtype=torch.float64)
     return total
+
+
+def norm_of(vectors: Callable[[], Iterable[Tensor]]) -> float:
+    """Return the Euclidean norm of vectors on the CPU that are made one after the other.
+
+    Args:
+        vectors: Makes plain one-dimensional tensors; again where the norm is tiny or not finite.
+
+    Example:
+        >>> norm_of(lambda: (torch.tensor([n]) for n in (3.0, 4.0)))
+        5.0
+    """
+    total = float(_norm(vectors()))
+    return total if _TINY < total < math.inf else float(_norm(vectors(), torch.float64))
 
 
 @torch.no_grad()
@@ -115,14 +130,25 @@ def norms(tensors: Sequence[Tensor], order: int = 2) -> list[float | Tensor]:
     found: list[float | Tensor] = [0.0] * len(tensors)
     long = [i for i, t in enumerate(tensors) if order == 2 and t.numel() >= layout.SMALL]
     for i in long:
-        n = float(_norm([tensors[i]]))
-        found[i] = n if _TINY < n < math.inf else float(_norm([tensors[i]], torch.float64))
+        found[i] = norm_of(lambda long=tensors[i]: [long.reshape(-1)])  # type: ignore[misc]
     short = sorted(set(range(len(tensors))).difference(long))
     if short:
-        each = torch._foreach_norm([tensors[i] for i in short], order, torch.float64)
-        for i, n in zip(short, torch.stack(each).tolist(), strict=True):
+        each = _short_norms([tensors[i] for i in short], order)
+        for i, n in zip(short, each.tolist(), strict=True):
             found[i] = n
     return found
+
+
+def _short_norms(tensors: list[Tensor], order: int) -> Tensor:
+    """The norms of tensors on the CPU, in float64."""
+    if order != 2 or len({t.dtype for t in tensors}) > 1:
+        return torch.stack(torch._foreach_norm(tensors, order, torch.float64))
+    squares, sizes = [], list(map(Tensor.numel, tensors))
+    for run in layout.runs(sizes, layout.SMALL):  # several at once, in half the time
+        wide = layout.together([tensors[i] for i in run]).double()
+        lengths = torch.tensor([sizes[i] for i in run])
+        squares.append(torch.segment_reduce(wide * wide, "sum", lengths=lengths))
+    return torch.cat(squares).sqrt()
 
 
 def _norms_unread(tensors: Sequence[Tensor], order: int) -> list[Tensor]:

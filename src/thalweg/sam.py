@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import base, checks, gradients
+from thalweg import base, beside, checks, gradients
 from thalweg.ascent import Method
 from thalweg.errors import number
 from thalweg.gear import Gear
 from thalweg.loop import Loops
-from thalweg.scaling import Scaling
 from thalweg.telemetry import Last, Pass
 from thalweg.walk import Walk
 
@@ -79,28 +78,36 @@ class SAM:
         keep_backup: bool = True,
     ) -> None:
         checks.check(optimizer, model, method, scaler, power)
-        self.optimizer = optimizer
-        self.model = model
+        self.optimizer, self.model = optimizer, model
         self.rho = number("rho", rho, at_least=0)
-        self.method = method or Method(power=1.0 if power is None else power)
-        self.scaler = scaler
-        self.telemetry = telemetry
-        self.keep_backup = keep_backup
+        self._method = method or Method(power=1.0 if power is None else power)
+        self.scaler, self.telemetry, self.keep_backup = scaler, telemetry, keep_backup
         self.last, self._step = Last(), 0
         self._start()
         held = {group.get("rho") for group in optimizer.param_groups}
         self._rhos()
+        checks.check_filter(optimizer, self._method, self._gear.places.of)
         checks.warn_of_likely_mistakes(optimizer, model, self.rho, held)
 
     def _start(self) -> None:  # what does not go into a copy or a pickle
-        needs_scale = self.telemetry or self.method.scale_matters
-        self._scaling = Scaling(self.optimizer, self.scaler, needs_scale)
+        telemetry, keep = self.telemetry, self.keep_backup
         self._loops = Loops(self.optimizer, self.model)
-        keep, telemetry = self.keep_backup, self.telemetry
         self._gear = Gear(
-            self.optimizer, self.model, self._scaling, telemetry=telemetry, keep_backup=keep
+            self.optimizer, self.model, self.scaler, telemetry=telemetry, keep_backup=keep
         )
-        self._weights, self._watch = self._gear.weights, self._gear.watch
+        self._gear.take_up(self._method)
+
+    @property
+    def method(self) -> Method:
+        """What a step does. Another one, put here between loops, begins with nothing remembered."""
+        return self._method
+
+    @method.setter
+    def method(self, method: Method) -> None:
+        checks.check_another(method, busy=self._loops.busy)
+        checks.check_filter(self.optimizer, method, self._gear.places.of)
+        self._method = method
+        self._gear.take_up(method)
 
     def passes(self) -> Iterator[Pass]:
         """Yield once for every gradient that this step needs; call ``backward()`` in each pass.
@@ -127,6 +134,7 @@ class SAM:
                 another loop came while this one was open; if a scaler is used wrongly.
         """
         self._loops.close()
+        beside.begin(self.optimizer)
         method, self.last = self.method, Last()
         rhos = self._rhos()
         told = method.gate(self._step) if rhos else False
@@ -173,12 +181,12 @@ class SAM:
         loss = None
         for here in self.passes():
             with torch.enable_grad():
-                value = self._scaling.call(closure)
+                value = self._gear.scaling.call(closure)
             if here.index == 0:
                 loss = value
             if isinstance(value, float) or (isinstance(value, Tensor) and value.numel() == 1):
                 here.loss = value
-        self._scaling.step()
+        self._gear.scaling.step()
         return loss
 
     @contextlib.contextmanager
@@ -202,9 +210,8 @@ class SAM:
             walk.climb()
             walk.move(0)
             self.last = walk.last
-            held = gradients.Aside(trained)
             with contextlib.ExitStack() as undo:
-                undo.callback(held.put_back)
+                undo.callback(gradients.Aside(trained).put_back)
                 yield
                 self._loops.check(loop)
                 if rhos:
@@ -227,28 +234,30 @@ class SAM:
             >>> sorted(sam.log_dict())[:3]
             ['sam/capped', 'sam/grad_norm', 'sam/perturbation_norm']
         """
-        return self._watch.log(self.last)
+        return self._gear.watch.log(self.last)
 
-    def fidelity(self, dtype: torch.dtype) -> tuple[float, float]:
+    def fidelity(self, dtype: torch.dtype) -> tuple[float, float, float]:
         """Return how much of ε is left when the weights are rounded, as autocast does to them.
 
         Args:
             dtype: To which they are rounded, such as ``torch.bfloat16``.
 
         Returns:
-            The share of entries that move, and the cosine between the ε meant and the one left.
+            The share of entries that move; the cosine of the ε meant and the one left; and how far
+            the latter leads along the former, over its length: near 1 where rounding is only noise.
 
         Raises:
             ThalwegError: Outside the last pass, or without telemetry.
         """
-        return self._watch.fidelity(dtype)
+        return self._gear.watch.fidelity(dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the method must remember; empty for methods without state, as plain SAM."""
         if self.method.stateless:
             return {}
         memory = self._gear.memory.state_dict(base.trained(self.optimizer))
-        return {"step": self._step} | ({"memory": memory} if any(memory.values()) else {})
+        held = {"method": self.method.keeps, "memory": memory} if any(memory.values()) else {}
+        return {"step": self._step} | held
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` of a SAM with the same method gave.
@@ -257,11 +266,11 @@ class SAM:
             state: The state.
 
         Raises:
-            ThalwegError: If it was saved with another kind of method, or for other parameters; then
-                nothing has changed.
+            ThalwegError: If it was saved by a method that remembers other things, or for other
+                parameters; then nothing has changed.
         """
         self._loops.close()
-        step = checks.check_state(state, self.state_dict())
+        step = checks.check_state(state, self.state_dict(), self.method.keeps)
         memory = state.get("memory", {})
         self._gear.memory.load_state_dict(memory, base.trained(self.optimizer))
         self._step = self._step if step is None else step
@@ -269,13 +278,13 @@ class SAM:
     def release(self) -> None:
         """Give the backup buffer back: one copy of the perturbed parameters."""
         self._loops.close()
-        self._weights.release()
+        self._gear.weights.release()
 
     def __getstate__(self) -> dict[str, Any]:
         self._loops.close()
         memory = self._gear.memory.state_dict(base.trained(self.optimizer))
         public = {k: v for k, v in vars(self).items() if not k.startswith("_")}
-        return public | {"_step": self._step, "memory": memory}
+        return public | {"_method": self._method, "_step": self._step, "memory": memory}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         memory = state.pop("memory")
@@ -288,4 +297,4 @@ class SAM:
 
     def _end_of_step(self, *losses: Tensor | None, perturbed: bool) -> None:
         self._step += 1
-        self.last = self._watch.count(self.last, losses, perturbed=perturbed)
+        self.last = self._gear.watch.count(self.last, losses, perturbed=perturbed)

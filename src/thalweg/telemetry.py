@@ -72,7 +72,8 @@ class Last:
     Attributes:
         grad_norm: ‖g‖, the norm of the ascent gradient over the perturbed parameters, without the
             factor of a gradient scaler.
-        perturbation_norm: ‖ε‖, in parameter units, before rounding to the parameters' dtype.
+        perturbation_norm: ‖ε‖, the Euclidean length whatever the ball is, in parameter units,
+            before rounding to the parameters' dtype.
         capped: 1 where the cap on ‖ε‖ bit, else 0.
         descent_norm: * ‖h‖, the norm of the gradient at w + ε.
         cosine: * Of the angle between g and h.
@@ -84,6 +85,8 @@ class Last:
             move.
         fidelity: * Likewise, cosine of the angle between the ε that was meant and the one let
             through.
+        gain: * Likewise, how far the one let through leads along the one meant, over the length of
+            that: near 1 where rounding is only noise, near 0 where it swallows ε.
 
     Example:
         >>> Last(grad_norm=2.0, perturbation_norm=0.05)  # what was not measured is left out
@@ -99,6 +102,7 @@ class Last:
     loss_rise: float | Tensor = math.nan
     share_moved: float | Tensor = math.nan
     fidelity: float | Tensor = math.nan
+    gain: float | Tensor = math.nan
 
     def __repr__(self) -> str:
         told = [f"{k}={v:.6g}" for k, v in self.known().items()]
@@ -118,24 +122,24 @@ class Last:
         return float(self.perturbation_norm) > 0
 
 
-def told(perturbation: Perturbation, length: float | Tensor, cap: float) -> Last:
+def told(perturbation: Perturbation, cap: float) -> Last:
     """Return the record of a perturbation.
 
     Args:
         perturbation: What the method gave.
-        length: ‖ε‖, zero-dimensional.
         cap: The cap on the length of ε.
 
     Returns:
         The record, without what needs the gradient at w + ε.
     """
-    factor, norm, uncut = map(read, (perturbation.factor, perturbation.norm, perturbation.length))
+    factor, norm, length = map(read, (perturbation.factor, perturbation.norm, perturbation.length))
     # Where nothing moves, 0 times a norm that is not finite would be NaN. A length that was cut is
     # the cap up to rounding.
-    bit = uncut > cap * (1 - 1e-9)
     if isinstance(factor, Tensor):
-        return Last(norm, torch.where(factor != 0, length, 0.0), torch.as_tensor(bit).double())
-    return Last(norm, read(length) if factor else 0.0, float(bit))
+        length = torch.where(factor != 0, length, 0.0)
+        return Last(norm, length, (length > cap * (1 - 1e-9)).double())
+    length = length if factor else 0.0
+    return Last(norm, length, float(length > cap * (1 - 1e-9)))
 
 
 @torch.no_grad()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from thalweg import base, checks, gradients, parameters, replay
+from thalweg import base, beside, checks, gradients, parameters, replay
 from thalweg.ascent import Context, Method, Number, SAMGradient
+from thalweg.ascent.slots import fitting
 from thalweg.gear import Gear
 from thalweg.hold import Moves
 from thalweg.memory import chosen
@@ -103,8 +104,10 @@ class Walk:
         """After the only pass of a step whose gate is closed: make of its gradient what is due."""
         reuse, both = self._method.reuse, self._both
         if reuse is not None and both is not None and both.parameters:
-            held = both.parameters
-            both.write(reuse(list(map(gradients.dense, both.uphill)), self._context(held)))
+            scale, held = self._gear.scaling.scale(self._trained), both.parameters
+            uphill = _over(both.uphill, scale)
+            found = reuse(uphill, self._context(held))
+            both.write(_times(fitting("reuse", reuse, found, uphill), scale))
         self._settle()
 
     def _look(self) -> None:
@@ -116,18 +119,16 @@ class Walk:
 
     def climb(self) -> None:
         """After an ascent pass: one move more on the way."""
-        method, before = self._method, self.last
+        before = self.last
         if not self._ascents:
             self._first_is_over()
             self._tell_apart(self._trained if self._needs_both else [], here=True)
         self._ascents += 1
-        rhos = [(rho / method.ascents, held) for rho, held in self._rhos]
-        self.last, moves = self._epsilon(rhos)
+        self.last, moves = self._epsilon()
         if self._ascents > 1:
             moves, length = base.together(self._moves, moves)
-            self.last = dataclasses.replace(
-                self.last, grad_norm=before.grad_norm, perturbation_norm=length
-            )
+            capped = before.capped + self.last.capped - before.capped * self.last.capped
+            self.last = Last(before.grad_norm, perturbation_norm=length, capped=capped)
         self._moves = moves
 
     def _stand(self, point: int) -> None:
@@ -148,7 +149,7 @@ class Walk:
         if not self._method.looks:
             if point == 0:
                 self._tell_apart(self._trained if self._needs_both else [], here=False)
-            self.last, self._moves = self._epsilon(self._rhos, point)
+            self.last, self._moves = self._epsilon(point)
         share = self._method.points[point]
         moves = self._moves if share == 1 else [(w, d, f * share) for w, d, f in self._moves]
         if point == len(self._method.points) - 1:
@@ -180,9 +181,12 @@ class Walk:
             gear.weights.restore()
             self._learn(both)
             if method.looks and not isinstance(method.combine, SAMGradient) and both.parameters:
-                here, uphill = both.here, both.uphill
-                found = method.combine(here, uphill, self._context(both.parameters))
-                both.write(chosen(self._size, found, uphill))
+                part, context = method.combine, self._context(both.parameters)
+                context.cut()  # so that norms, too, are those of pieces
+                here, uphill = _over(both.here, scale), _over(both.uphill, scale)
+                found = fitting("combine", part, part(here, uphill, context), uphill)
+                self._beside(both, scale, context)
+                both.write(_times(chosen(self._size, found, uphill), scale))
         # An ascent that was not finite moved nothing; a gradient scaler must still hear of it.
         gear.scaling.tell(self._trained, self._size)
         self._settle()
@@ -213,16 +217,17 @@ class Walk:
         self._loop.callback(self._both.forget)
         return self._both
 
-    def _epsilon(self, rhos: base.Rhos, point: int = 0) -> tuple[Last, Moves]:
+    def _epsilon(self, point: int = 0) -> tuple[Last, Moves]:
         method, gear = self._method, self._gear
-        groups = base.climbing(rhos, looks=method.looks)
+        groups, found = base.climbing(self._rhos, method)
         if not groups:
-            return Last(grad_norm=0.0 if rhos else math.nan), []
-        found = base.gradients_of(groups, method) if method.looks else []
+            return Last(grad_norm=0.0 if self._rhos else math.nan), []
         scale = gear.scaling.scale(self._trained) if method.looks else None
         gear.weights.restore()  # parts see w, wherever the gradient was taken
         held = [p for _, some in groups for p in some]
         last, moves = base.moves(method, groups, found, scale, self._context(held, point))
+        if gear.telemetry:  # looks at ε again when the weights, of which it may be made, have moved
+            moves = [(some, list(direction), factor) for some, direction, factor in moves]
         if method.looks:
             self._size = self._size + last.grad_norm
             self._loop.callback(gear.scaling.tell_others(self._trained, last.grad_norm))
@@ -250,6 +255,18 @@ class Walk:
         if method.reuse is not None and method.looks:
             method.reuse.learn(_over(both.here, scale), uphill, self._context(held))
 
+    def _beside(self, both: gradients.Both, scale: Number | None, context: Context) -> None:
+        """Let what is due beside the base optimizer's step wait for that step."""
+        part = getattr(self._method.combine, "beside", None)
+        if part is None:
+            return
+        waiting = beside.at(self._gear.optimizer)
+        if not waiting.empty:  # a zero_grad() in the last pass clears what earlier loops left, too
+            waiting.follow([g for g in map(both._old, self._trained) if g is not None])
+        here, uphill = (_over(map(_wide, held), scale) for held in (both.here, both.uphill))
+        found = _times(fitting("beside", part, part(here, uphill, context), uphill), scale)
+        waiting.add(both.parameters, found, self._size + read(parameters.norm(found)))
+
     def _settle(self) -> None:
         """Let the memory have what the parts have kept, if every gradient of the step is finite."""
         if self._draft.empty:
@@ -260,7 +277,18 @@ class Walk:
         self._draft.settle(self._gear.agreed(size) if self._draft.numbers else size)
 
 
-def _over(gradient: Sequence[Tensor], scale: Number | None) -> Sequence[Tensor]:
+def _times(tensors: Sequence[Tensor], scale: Number | None) -> Sequence[Tensor]:
+    """Return what parts gave with the factor that gradients have."""
+    return tensors if scale is None else [t * scale for t in tensors]
+
+
+def _over(gradient: Iterable[Tensor], scale: Number | None) -> Sequence[Tensor]:
     """Return a gradient as parts want it: dense, and without a factor."""
     found = map(gradients.dense, gradient)
     return list(found) if scale is None else [g / scale for g in found]
+
+
+def _wide(gradient: Tensor) -> Tensor:
+    """Return a gradient that sums of several may be made of: dense, of 32 bits at least."""
+    found = gradients.dense(gradient)
+    return found.float() if found.itemsize == 2 else found

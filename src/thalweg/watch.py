@@ -21,8 +21,9 @@ from thalweg.telemetry import Last, measured, read
 _WINDOW = 50
 #: A mean loss rise below this share of the batch noise is lost in it.
 _LOST = 0.01
-#: A perturbation whose cosine with the one that was meant is below this is another one.
-_FAITHFUL = 0.95
+#: A perturbation that leads less than this share of the way that was meant is another one. Of its
+#: cosine nothing is asked: rounding that is only noise makes it low, and does no harm.
+_FAITHFUL = 0.9
 
 
 class Watch:
@@ -62,7 +63,7 @@ class Watch:
         last = dataclasses.replace(last, **fidelity(self._weights, moves))
         if first:
             names = " and ".join(str(dtype).removeprefix("torch.") for dtype in narrow)
-            self._judge(f"{names} weights", float(last.share_moved), float(last.fidelity))
+            self._judge(f"{names} weights", float(last.share_moved), float(last.gain))
         return last
 
     def measure(self, last: Last, both: Both, scale: Tensor | None) -> Last:
@@ -76,8 +77,8 @@ class Watch:
         self._moves = []
         return measured(last, both, self._weights, scale) if self._telemetry else last
 
-    def fidelity(self, dtype: torch.dtype) -> tuple[float, float]:
-        """Return the share of entries that move, and the cosine, when rounded to ``dtype``.
+    def fidelity(self, dtype: torch.dtype) -> tuple[float, float, float]:
+        """Return the share of entries that move, cosine and gain, when rounded to ``dtype``.
 
         Args:
             dtype: To which the weights are rounded.
@@ -91,18 +92,17 @@ class Watch:
                 "it in the loop over passes(), where here.last"
             )
         found = fidelity(self._weights, self._moves, dtype)
-        share, cosine = float(found["share_moved"]), float(found["fidelity"])
-        self._judge(f"weights rounded to {str(dtype).removeprefix('torch.')}", share, cosine)
-        return share, cosine
+        share, cosine, gain = (float(found[name]) for name in ("share_moved", "fidelity", "gain"))
+        self._judge(f"weights rounded to {str(dtype).removeprefix('torch.')}", share, gain)
+        return share, cosine, gain
 
-    def _judge(self, what: str, share: float, cosine: float) -> None:
-        if cosine < _FAITHFUL:
-            self._say(
+    def _judge(self, what: str, share: float, gain: float) -> None:
+        if gain < _FAITHFUL:
+            self.say(
                 "rounding",
                 f"rounding swallows the perturbation: {what} let {100 * share:.0f} % of the "
-                f"entries move, and what moves has a cosine of {cosine:.2f} with the ε that was "
-                "meant; keep the weights in float32 (and out of low-precision autocast), or use a "
-                "larger rho",
+                f"entries move, and these lead {100 * gain:.0f} % of the way along the ε that was "
+                "meant; keep the weights in float32, which autocast may round, or use a larger rho",
             )
 
     def log(self, last: Last) -> dict[str, float]:
@@ -142,7 +142,7 @@ class Watch:
     def think(self) -> None:
         """Warn, once each, of what the last steps tell; an accelerator is waited for."""
         if float(self._idle) >= _WINDOW:
-            self._say(
+            self.say(
                 "idle",
                 f"nothing was perturbed in the last {_WINDOW} steps: the gradient of the first "
                 "pass was 0 or not finite in each; look for an overflow or a dead loss",
@@ -153,7 +153,7 @@ class Watch:
         self._window.clear()
         uphill = sum(cosine < 0 for cosine, _, _ in rows)
         if uphill > _WINDOW / 2:
-            self._say(
+            self.say(
                 "large",
                 f"rho is too large here: in {uphill} of the last {_WINDOW} steps the gradient at "
                 "w + ε points uphill at w (its cosine with the gradient at w is negative); use "
@@ -166,14 +166,20 @@ class Watch:
         # Not their mean, which is 0 where the ascent has a batch of its own.
         rise = math.sqrt(sum(r * r for r in rises) / len(rises))
         if rise < _LOST * noise:
-            self._say(
+            self.say(
                 "small",
                 f"rho is too small to matter here: over the last {_WINDOW} steps the loss changes "
                 f"by {rise:.2g} from w to w + ε, and differs by {noise:.2g} from batch to batch; "
                 "use a larger rho, or none",
             )
 
-    def _say(self, what: str, message: str) -> None:
+    def say(self, what: str, message: str) -> None:
+        """Warn, unless this was said before.
+
+        Args:
+            what: Names what is said.
+            message: The sentence.
+        """
         if what not in self._said:
             self._said.add(what)
             warn(message)
@@ -189,7 +195,7 @@ def fidelity(weights: Weights, moves: Moves, dtype: torch.dtype | None = None) -
         dtype: As which the weights are looked at; ``None`` for their own.
 
     Returns:
-        ``share_moved`` and ``fidelity`` of :class:`Last`; empty where nothing moved.
+        ``share_moved``, ``fidelity`` and ``gain`` of :class:`Last`; empty where nothing moved.
     """
     before, found = weights.before, []
     for group, direction, factor in moves if before else ():
@@ -206,4 +212,5 @@ def fidelity(weights: Weights, moves: Moves, dtype: torch.dtype | None = None) -
         return {}
     moved, wanted, along, reals, meants = parameters.summed(found)
     cosine = torch.where(along != 0, along / (reals * meants).sqrt(), 0.0).clamp(-1, 1)
-    return {"share_moved": read(moved / wanted), "fidelity": read(cosine)}
+    shares = {"share_moved": moved / wanted, "fidelity": cosine, "gain": along / meants}
+    return {name: read(value) for name, value in shares.items()}

@@ -28,7 +28,7 @@ SCALES = {
     "trust": Trust(),
     "fan": FanRatio(),
     "fisher": Fisher(0.5),
-    "adam": AdamMetric(1e-3),
+    "adam": AdamMetric(1e-3, 0.999),
     "radii": Radii((1.0, 0.2, 3.0, 0.5, 2.0, 0.7)),
 }
 #: The norm of a tensor in each ball, and the dual one, of its singular values or its entries.

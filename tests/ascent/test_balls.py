@@ -1,5 +1,6 @@
 """Every ball, with every scale: how long ε is, that nothing in it does better."""
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -55,7 +56,11 @@ def test_the_length_of_epsilon_in_its_own_norm(ball, over, seed, scale, rho, pow
     found, p = epsilon(method, d, rho, at)
     length = rho * float(p.norm) ** (1 - power)
     assert own(ball, over, found, units(scale, d, at)) == pytest.approx(length, rel=1e-9)
-    assert float(p.length) == pytest.approx(length, rel=1e-9)
+    assert float(p.length) == pytest.approx(math.sqrt(inner(found, found)), rel=1e-9)
+    method = dataclasses.replace(method, max_norm=0.7 * float(p.length))
+    cut, p = epsilon(method, d, rho, at)
+    assert float(p.length) == pytest.approx(method.cap, rel=1e-9)
+    close(cut, [0.7 * t for t in found])
 
 
 @cases
@@ -174,6 +179,13 @@ def test_no_way_uphill_where_the_gradient_is_0_or_not_finite(ball):
             d = [torch.full(shape, bad) for shape in SHAPES]
             p = Method(ball=ball(over=over)).perturbation(d, 0.1)
             assert float(p.factor) == 0
+
+
+@pytest.mark.parametrize("ball", list(BALLS))
+@pytest.mark.parametrize("bad", ["tensor", 3, Magnitude], ids=str)
+def test_the_scale_is_a_part(ball, bad):
+    with pytest.raises(ThalwegError, match=r"scale must be a part .* got .*: pass an object"):
+        ball(bad)
 
 
 def test_the_choice_of_over_is_checked():

@@ -2,13 +2,36 @@
 
 import dataclasses
 import math
+import operator
 import pickle
 
 import pytest
 import torch
 
-from thalweg import Method
-from thalweg.ascent import L2, AllParameters, Always, Constant, Context, Gradient, SAMGradient
+from thalweg import Method, ThalwegError, presets
+from thalweg.ascent import (
+    L2,
+    Across,
+    AllParameters,
+    Always,
+    Constant,
+    Context,
+    Cosine,
+    Every,
+    Given,
+    Gradient,
+    LargestEntries,
+    LInf,
+    Magnitude,
+    Mix,
+    Momentum,
+    Monge,
+    Named,
+    SAMGradient,
+    Spectral,
+    WithMean,
+    check_method,
+)
 
 
 def test_the_parts_that_a_method_has_unless_told_otherwise():
@@ -78,3 +101,61 @@ def test_epsilon_of_the_euclidean_ball_writes_nothing_of_the_size_of_the_model()
     p = Method().perturbation(g, 0.5)
     assert p.direction[0] is g[0]
     assert p.factor.ndim == p.norm.ndim == p.length.ndim == 0
+
+
+#: Each with what it is: parallel, plain, one whose dual norm may hide what is not finite.
+KINDS = [
+    (Method(), "parallel plain"),
+    (Method(0.5, 2.0, filter=Named("w"), schedule=Cosine(9)), "parallel plain"),
+    (Method(size=Monge()), "parallel"),
+    (Method(gate=Every(2), reuse=Across()), "parallel"),
+    (Method(combine=Mix(0.5)), "parallel"),
+    (Method(ascents=2), "parallel"),
+    (Method(points=(0.5,)), "parallel"),
+    (Method(ball=L2(over="tensor")), ""),
+    (Method(ball=L2(scale=Magnitude())), ""),
+    (Method(ball=LInf()), ""),
+    (Method(direction=WithMean(1.0, -1.0)), ""),
+    (Method(direction=Momentum()), ""),
+    (Method(direction=Given(tuple)), ""),
+    (Method(mask=LargestEntries(0.5)), "hides"),
+    (Method(ball=Spectral()), "hides"),
+]
+
+
+@pytest.mark.parametrize(("method", "kinds"), KINDS, ids=str)
+def test_what_a_method_is_asked(method, kinds):
+    asked = {name for name in ("parallel", "plain", "hides") if getattr(method, name)}
+    assert asked == set(kinds.split())
+
+
+@pytest.mark.parametrize("method", [m for m, _ in KINDS if m.looks], ids=str)
+def test_what_a_parallel_method_does_to_a_gradient_and_what_others_do(method):
+    g = [torch.tensor([3.0, -4.0]), torch.tensor([[1.0, 2.0], [0.5, 1.0]])]
+    context = Context(weights=[torch.tensor([1.0, 2.0]), torch.ones(2, 2)])
+    found = method.perturbation(g, 0.1, context=context).direction
+    assert all(map(operator.is_, found, g)) == method.parallel
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("method", [m for m, _ in KINDS if m.looks and not m.hides], ids=str)
+def test_what_is_not_finite_shows_unless_the_method_hides_it(method, bad):
+    g = [torch.tensor([3.0, -4.0]), torch.tensor([[bad, 2.0], [0.5, 1.0]])]
+    context = Context(weights=[torch.tensor([1.0, 2.0]), torch.zeros(2, 2)])
+    assert not math.isfinite(float(method.perturbation(g, 0.1, context=context).norm))
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ("asam", r"write .*, or call a preset, presets.asam\(\): thalweg methods lists them"),
+        ("GSAM", r"write .*, or call a preset, presets.gsam\(\): thalweg methods lists them"),
+        ("m-SAM", r"write .*, or call a preset, presets.asam\(\): thalweg methods lists them"),
+        (presets.asam, r"call it, write method=asam\(\)"),
+        (Method, r"call it, write method=Method\(\)"),
+        (Mix(0.5), r"write method=Method\(power=...\)"),
+    ],
+)
+def test_what_is_no_method_is_told_how_to_become_one(given, remedy):
+    with pytest.raises(ThalwegError, match=rf"method must be a thalweg.Method, got .*: {remedy}"):
+        check_method(given, None)

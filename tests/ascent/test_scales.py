@@ -33,8 +33,20 @@ def test_asam_in_both_conventions():
         n = math.sqrt(sum(float((a * b).square().sum()) for a, b in zip(t, g, strict=True)))
         expected = [0.5 * a**2 * b / n for a, b in zip(t, g, strict=True)]
         method = Method(ball=L2(Magnitude(biases=biases)))
-        p = method.perturbation(g, 0.5, context=Context(weights=w))
-        close([p.factor * s for s in p.direction], expected)
+        for names in ([], ["bias", "x", "gain", "z"], [""] * 4):  # which tell nothing
+            at = Context(weights=w, names=lambda names=names: names)
+            p = method.perturbation(g, 0.5, context=at)
+            close([p.factor * s for s in p.direction], expected)
+
+
+def test_asam_takes_1_for_what_has_no_weight_in_its_name():
+    """And goes by the shape of a parameter that has no name, beside others that have one."""
+    w, names = draw(0), ["token", "debias.weight", "bias", "0.weight"]
+    at = Context(weights=w, names=lambda: names)
+    close(Magnitude(0.5)(w, at), [1.0, w[1].abs() + 0.5, 1.0, w[3].abs() + 0.5])
+    names[:] = ["", "", "weight", "gain"]
+    close(Magnitude(0.5)(w, at), [w[0].abs() + 0.5, 1.0, w[2].abs() + 0.5, 1.0])
+    close(Magnitude(0.5, biases=True)(w, at), [t.abs() + 0.5 for t in w])
 
 
 def test_lengths_and_fans():
@@ -75,6 +87,36 @@ def test_the_metric_of_adam_is_that_of_torch_s_adam():
     close(AdamMetric(1e-6, 0.99)(w, context), [*expected, 1.0])
 
 
+def test_the_metric_of_adam_takes_beta_2_of_each_group():
+    w = [nn.Parameter(t) for t in draw(0)[:2]]
+    groups = [{"params": [w[0]], "betas": (0.9, 0.5)}, {"params": [w[1]], "betas": (0.9, 0.95)}]
+    adam = torch.optim.AdamW(groups, lr=0.0)
+    for g in (1.0, 3.0):
+        (g * (w[0].sum() + w[1].sum())).backward()
+        adam.step()
+        adam.zero_grad()
+    found = {}
+
+    class Seen(AdamMetric):
+        def __call__(self, direction, context):
+            found["s"] = AdamMetric.__call__(self, direction, context)
+            return found["s"]
+
+    sam = SAM(adam, None, 0.1, method=Method(ball=L2(scale=Seen(1e-6))))
+    for _ in sam.passes():
+        (w[0].sum() + w[1].sum()).backward()
+    for s, b in zip(found["s"], (0.5, 0.95), strict=True):
+        v = (1 - b) * (b * 1.0 + 9.0) / (1 - b**2)
+        torch.testing.assert_close(s, torch.full_like(s, (v + 1e-6) ** -0.25), rtol=1e-10, atol=0)
+
+
+def test_the_metric_of_adam_needs_a_beta_2():
+    held = {"exp_avg_sq": [torch.ones(1)], "step": [torch.tensor(1.0)]}
+    context = Context(stepped=True, state=held.get, setting=lambda name: [None])
+    with pytest.raises(ThalwegError, match=r'must have "betas" .* AdamMetric\(decay=...\)'):
+        AdamMetric()([torch.ones(1)], context)
+
+
 def test_the_metric_of_adam_where_a_count_is_missing_and_in_16_bits():
     v = torch.tensor([0.0, 0.25], dtype=torch.float16)
     context = Context(state={"exp_avg_sq": [v], "step": [None]}.get)
@@ -83,10 +125,11 @@ def test_the_metric_of_adam_where_a_count_is_missing_and_in_16_bits():
 
 
 def test_the_metric_of_adam_needs_adam():
-    context = Context(stepped=True, state={"exp_avg_sq": [None], "step": [None]}.get)
+    none = {"exp_avg_sq": [None], "step": [None]}.get
+    context = Context(stepped=True, state=none)
     with pytest.raises(ThalwegError, match="must keep"):
         AdamMetric()([torch.ones(1)], context)
-    before = Context(step=0, state={"exp_avg_sq": [None], "step": [None]}.get)
+    before = Context(step=0, state=none, setting=lambda name: [(0.9, 0.99)])
     assert AdamMetric()([torch.ones(1)], before) == [1.0]
 
 
@@ -127,11 +170,25 @@ def test_radii_are_numbers(bad):
         Radii(bad)
 
 
-def test_the_gains_of_normalization_layers_are_no_biases():
+class Own(nn.Module):
+    """Holds a parameter by itself, a layer with "bias" in its name, and a normalization layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 3))
+        self.debias, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+        self.gain = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return self.gain * self.norm(self.debias(x + self.token))
+
+
+def test_asam_is_that_of_the_authors_code():
+    """There T is |w| + η where the name has "weight" in it, and else 1."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    model = Own().double()
     with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
+        model.norm.weight.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
     x, target = torch.randn(8, 3).double(), torch.randn(8, 4).double()
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, 0.5, method=presets.asam())
     found, g = {}, {}
@@ -142,7 +199,7 @@ def test_the_gains_of_normalization_layers_are_no_biases():
         if here.ascent:
             g = {n: p.grad.clone() for n, p in model.named_parameters()}
     w = {n: p.detach() for n, p in model.named_parameters()}
-    t = {n: torch.ones_like(p) if "bias" in n else p.abs() + 0.01 for n, p in w.items()}
+    t = {n: p.abs() + 0.01 if "weight" in n else torch.ones_like(p) for n, p in w.items()}
     norm = torch.stack([(t[n] * g[n]).norm() for n in w]).norm()
     for n in w:
         torch.testing.assert_close(

@@ -12,10 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from bowls import BATCHES, RHO, SPECTRA, Quadratic, batches, cross_entropy, largest_rise, net, value
 
-from thalweg import ThalwegError
-from thalweg.ascent import L2
-from thalweg.curvature.balls import Adaptive, Scaled
+from thalweg import SAM, Method, ThalwegError
+from thalweg.ascent import L2, Fisher, LInf, Magnitude, Nuclear, Radii
 from thalweg.curvature.sharpness import sharpness
+
+
+def asam(offset=0.0):
+    return L2(scale=Magnitude(offset, biases=True))
 
 
 def test_the_adaptive_ball_on_a_quadratic():
@@ -23,7 +26,7 @@ def test_the_adaptive_ball_on_a_quadratic():
     t = model.start.abs() + 0.25
     g, h = t * model.gradient, t[:, None] * model.hessian * t
     kinds = {
-        kind: sharpness(model, value, BATCHES, RHO, kind=kind, ball=Adaptive(0.25), **more)
+        kind: sharpness(model, value, BATCHES, RHO, kind=kind, ball=asam(0.25), **more)
         for kind, more in {
             "ascent": {},
             "worst": {"steps": 300},
@@ -38,7 +41,8 @@ def test_the_adaptive_ball_on_a_quadratic():
     mean = kinds["average"]
     assert abs(mean.rise - RHO**2 * float(h.trace()) / 10) < 4 * mean.error
     assert mean.error < 0.2 * abs(mean.rise)
-    assert all("‖T⁻¹ε‖ ≤ ρ, T = |w| + 0.25" in found.definition for found in kinds.values())
+    ball = "‖T⁻¹ε‖ ≤ ρ, T = Magnitude(offset=0.25, biases=True)"
+    assert all(ball in found.definition for found in kinds.values())
 
 
 def test_a_weight_of_zero_stays_in_the_adaptive_ball():
@@ -52,7 +56,7 @@ def test_a_weight_of_zero_stays_in_the_adaptive_ball():
 
     for kind in ("ascent", "worst", "average"):
         seen = []
-        sharpness(model, loss_of, [torch.ones(1, 3).double()], 0.1, kind=kind, ball=Adaptive())
+        sharpness(model, loss_of, [torch.ones(1, 3).double()], 0.1, kind=kind, ball=asam())
         held = torch.cat(seen)
         assert (held[:, 0] == 0).all()
         assert held[:, 1].std() > 0
@@ -69,11 +73,11 @@ def test_layers_that_trade_their_scale_keep_their_adaptive_sharpness(kind):
     def both(ball):
         return sharpness(model, cross_entropy, data, 0.1, kind=kind, ball=ball).rise
 
-    before = both(Adaptive()), both(L2())
+    before = both(asam()), both(L2())
     with torch.no_grad():
         for p, factor in zip(model.parameters(), (4, 4, 0.25, 1), strict=True):
             p.mul_(factor)
-    after = both(Adaptive()), both(L2())
+    after = both(asam()), both(L2())
     assert after[0] == pytest.approx(before[0], rel=1e-6)
     assert abs(after[1] / before[1] - 1) > 0.1
 
@@ -105,16 +109,61 @@ def test_any_ball_will_do_for_ascent_and_worst_case():
     corners = torch.cartesian_prod(*[torch.tensor([-RHO, RHO], dtype=torch.float64)] * 5)
     rises = corners @ model.gradient + ((corners @ model.hessian) * corners).sum(1) / 2
     assert worst.rise >= 0.95 * float(rises.max())
-    with pytest.raises(
-        ThalwegError, match=r"ball must be L2\(\) or Adaptive\(\) for kind='average'"
-    ):
-        sharpness(model, value, BATCHES, RHO, ball=Cube(), kind="average")
 
 
 def test_a_scale_of_ones_is_the_euclidean_ball():
     model = net().eval()
-    ones = Scaled([torch.ones_like(p) for p in model.parameters()])
+    ones = L2(scale=Radii((1.0,) * len(list(model.parameters()))))
     for kind in ("ascent", "worst", "average"):
         with_ones = sharpness(model, cross_entropy, batches(30), 0.2, kind=kind, ball=ones)
         plain = sharpness(model, cross_entropy, batches(30), 0.2, kind=kind)
         assert with_ones.rise == pytest.approx(plain.rise, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "ball",
+    [
+        L2(scale=Magnitude(0.01)),  # which asks for names
+        L2(over="layer"),
+        L2(over="tensor"),
+        L2(scale=Fisher(1e-3)),
+        LInf(),
+        Nuclear(),
+    ],
+    ids=str,
+)
+def test_the_ascent_in_the_ball_of_a_method_is_its_own(ball):
+    model, [batch] = net().eval(), batches(30)
+    found = sharpness(model, cross_entropy, [batch], 0.3, ball=ball)
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, 0.3, method=Method(ball=ball))
+    for here in sam.passes():
+        here.loss = loss = cross_entropy(model, batch)
+        loss.backward()
+    assert found.rise == pytest.approx(sam.last.loss_rise, rel=1e-9)
+    plain = sharpness(model, cross_entropy, [batch], 0.3)
+    assert found.rise != pytest.approx(plain.rise, rel=1e-3)
+
+
+def test_a_search_uses_the_whole_of_a_ball_of_many_tensors_and_does_not_leave_it():
+    model = Quadratic(SPECTRA["indefinite"])
+    seen = []
+
+    def loss_of(model, batch):
+        seen.append([p.detach() - start for p, start in zip(parts, starts, strict=True)])
+        return model(batch)
+
+    parts, starts = [model.one, model.two], [model.one.detach().clone(), model.two.detach().clone()]
+    ball = L2(over="tensor", scale=Radii((1.0, 0.5)))
+    worst = sharpness(model, loss_of, BATCHES, RHO, ball=ball, kind="worst", starts=4, steps=50)
+    longest = [max(float(e[i].norm()) for e in seen) for i in range(2)]
+    assert longest == pytest.approx([RHO, RHO / 2], rel=1e-9)
+    assert worst.perturbation_norm > RHO
+
+
+@pytest.mark.parametrize("ball", [Cube(), LInf(), L2(over="tensor"), L2(scale=Fisher())], ids=str)
+def test_where_it_is_not_known_how_to_draw_there_is_no_average(ball):
+    model = Quadratic([3.0, 1.0, 0.5, -0.5, -1.0])
+    with pytest.raises(
+        ThalwegError, match=r"ball must be L2\(\) for kind='average', with no scale"
+    ):
+        sharpness(model, value, BATCHES, RHO, ball=ball, kind="average")

@@ -172,8 +172,8 @@ def samples(**changed):
         ({"cosine": 0.1}, []),
         ({"change": 0.009}, ["small"]),
         ({"change": 0.02}, []),
-        ({"fidelity": 0.9}, ["rounding"]),
-        ({"fidelity": 0.99}, []),
+        ({"gain": 0.89, "fidelity": 0.99}, ["rounding"]),
+        ({"gain": 0.91, "fidelity": 0.5}, []),
     ],
 )
 def test_what_is_said_of_samples(changed, keys):
@@ -214,6 +214,6 @@ def test_a_rho_that_is_too_large_is_warned_of_once():
 
 def test_what_sam_has_warned_of_is_no_second_warning():
     sam, monitor, _ = watched(rho=1e-5)
-    sam._watch._said.add("small")
+    sam._gear.watch._said.add("small")
     train(sam, half_squares, [pair()] * 8)  # a warning would be an error here
     assert "too small to matter" in monitor.says[0]

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from thalweg import ThalwegError
-from thalweg.curvature.balls import Adaptive
+from thalweg.ascent import L2, Magnitude
 from thalweg.curvature.directions import filter_normalized
 from thalweg.curvature.planes import line, plane
 from thalweg.curvature.sharpness import sharpness
@@ -95,7 +95,7 @@ def net():
     return nn.Sequential(nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10)).double()
 
 
-@pytest.mark.parametrize("ball", [None, Adaptive(0.1)])
+@pytest.mark.parametrize("ball", [None, L2(scale=Magnitude(0.1))])
 def test_the_line_of_sam_is_its_ascent_at_every_rho(ball):
     model, data = net(), [(X[:30], Y[:30]), (X[30:40], Y[30:40])]
     rhos = [0.0, 0.01, 0.3, 2.0]

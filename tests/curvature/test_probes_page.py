@@ -41,7 +41,7 @@ def test_the_page_names_what_there_is():
     fields = {name for row in names for name in re.findall(r"`(\w+)`", row)}
     assert len(fields) > 15
     assert fields <= set(Record.__slots__)
-    public = {"Density", "Eigenpairs", "Estimate", "Line", "Plane", "Product", "Record", "Scaled"}
+    public = {"Density", "Eigenpairs", "Estimate", "Line", "Plane", "Product", "Record"}
     missing = {name for name in curvature.__all__ if name not in PAGE}
     assert missing <= public | {"Sharpness", "share_explained"}  # results, in the docstrings
 

@@ -58,6 +58,7 @@ def test_one_sample_against_the_dense_hessian(power):
     assert record["cosine"] == close(float(g @ h / g.norm() / h.norm()))
     assert record["change"] == close(float((h - g).norm() / g.norm()))
     assert math.isnan(record["fidelity"])
+    assert math.isnan(record["gain"])
     expected = theory.edge(0.2, 0.05, float(g.norm()), power, 0.5, 0.01, nesterov=True)
     assert record["edge"] == close(expected)
     told = {name: record[name] for name in ("lr", "rho", "power", "momentum", "weight_decay")}
@@ -100,7 +101,7 @@ def test_another_eigenvalue_that_grows_larger_is_found(seen):
         ({"base": lambda params: torch.optim.AdamW(params)}, "AdamW scales the entries"),
         ({"base": two_groups(rho=0.2)}, "differ in rho"),
         ({"method": Method(filter=lambda p, *_: p.ndim > 1)}, "some are not"),
-        ({"method": Method(combine=lambda here, uphill: here)}, "does something else"),
+        ({"method": Method(combine=lambda here, uphill, context: here)}, "does something else"),
     ],
 )
 def test_where_there_is_no_edge_it_says_why(options, reason):
@@ -164,6 +165,7 @@ def test_weights_of_16_bits_are_measured_in_32():
     with pytest.warns(UserWarning, match="rounding swallows"):
         sam, monitor, (record,) = watched(small(torch.bfloat16), batch=batch, rho=0.002)
     assert record["fidelity"] < 0.95
+    assert record["gain"] < 0.9
     assert "rounding swallows" in monitor.says[0]
     wide = watched(copy.deepcopy(sam.model).float(), batch=[t.float() for t in batch], rho=0.002)[
         2

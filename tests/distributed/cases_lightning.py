@@ -99,7 +99,7 @@ def groups(accumulation, micros):
 
 if importlib.util.find_spec("lightning"):
 
-    @case(accumulation=("micro", "batch"), micros=(1, 2, 4), view=(False, True))
+    @case(accumulation=("micro", "batch"), micros=(1, 4), view=(False, True))
     def equals_one_process(accumulation, micros, view):
         """Each ascent is that of all ranks together: of one micro-batch, or of all of them."""
         with as_if_launched():

@@ -63,7 +63,8 @@ def of_both(record):
 
 if importlib.util.find_spec("transformers"):
 
-    @case(accumulation=("micro", "batch"), k=(1, 3), each=(False, True))
+    @case(accumulation=("micro", "batch"), k=(1,), each=(False,))
+    @case(accumulation=("micro", "batch"), k=(3,), each=(False, True))
     def transformers(accumulation, k, each):
         """Each ascent is that of both ranks: of one micro-batch, or of all of them."""
         with launched(), tempfile.TemporaryDirectory() as folder:

@@ -145,6 +145,6 @@ LEFT_OUT = {
 @pytest.mark.parametrize("check", testing.CHECKS.values(), ids=str)
 @pytest.mark.parametrize("driver", LEFT_OUT, ids=["accelerate", "transformers"])
 def test_every_check(driver, check):
-    result = check(BASE, driver, long=200)
+    result = check(BASE, driver, long=60)
     expected = "not offered" if check.name in LEFT_OUT[driver] else "passed"
     assert result.verdict == expected, result

@@ -173,7 +173,7 @@ def test_the_copy_of_the_weights_is_given_back():
     callback = SAMCallback(RHO)
     fit(Classifier(), [callback], epochs=1)
     assert callback.sam.last.moved
-    assert callback.sam._weights.before == {}
+    assert callback.sam._gear.weights.before == {}
 
 
 @pytest.mark.parametrize(

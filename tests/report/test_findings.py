@@ -18,6 +18,7 @@ def results(folder):
     return ResultsFolder.open(folder)
 
 
+ANSWERS = ("yes", "no", "undecided")
 SCRIPT = Path(__file__).parents[2] / "docs" / "findings.py"
 
 
@@ -28,6 +29,9 @@ def test_every_claim_has_a_row_and_a_section_that_the_row_leads_to(results):
     assert all(f"](figures/{name})" in text for name in figures)
     table = [line for line in text.splitlines() if line.startswith("| [")]
     assert len(table) == len(results.names())
+    yes, no, unknown = (sum(line.endswith(f"| {w} |") for line in table) for w in ANSWERS)
+    told = f"{len(table)}, of which {yes} hold, {no} do not, {unknown} are undecided"
+    assert f"Claims: {told}." in text
     for name, line in zip(results.names(), table, strict=True):
         record = results.read(name)
         assert f"## {record.title}\n" in text

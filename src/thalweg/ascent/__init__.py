@@ -1,7 +1,15 @@
 """The parts of a method: pure functions of lists of tensors, shared by SAM and the simulator."""
 
 from thalweg.ascent.ball import L2, Ball, LInf, Nuclear, Over, Spectral
-from thalweg.ascent.combine import Combine, Mix, Rescaled, SAMGradient, Spherical, SurrogateGap
+from thalweg.ascent.combine import (
+    Combine,
+    Decoupled,
+    Mix,
+    Rescaled,
+    SAMGradient,
+    Spherical,
+    SurrogateGap,
+)
 from thalweg.ascent.context import Context, Memory, Norm, Notebook, Number, nothing, ratio
 from thalweg.ascent.direction import (
     Direction,
@@ -41,6 +49,7 @@ __all__ = [
     "Constant",
     "Context",
     "Cosine",
+    "Decoupled",
     "Direction",
     "Every",
     "FanRatio",

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, get_args
 
+import torch
 from torch import Tensor
 
 from thalweg import parameters
 from thalweg.ascent import spectral
 from thalweg.ascent.context import Context, Number, ratio
 from thalweg.ascent.scale import Scale
+from thalweg.cut import Pieces
 from thalweg.errors import ThalwegError
 
 #: How the norms of the tensors become one: ``"all"``: the root of the sum of their squares;
@@ -57,6 +59,11 @@ class _Scaled:
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if self.scale is not None and (isinstance(self.scale, type) or not callable(self.scale)):
+            raise ThalwegError(
+                f"scale must be a part such as FanRatio() or None, got {self.scale!r}: pass an "
+                'object, not a class; a word such as "tensor" is for over='
+            )
         _check(self.over)
 
     @property
@@ -83,10 +90,16 @@ class _Scaled:
             s, one tensor per parameter, and n (zero-dimensional; one per cell in the simulator).
         """
         direction = _wide(direction)
-        units = None if self.scale is None else self.scale(direction, context)
-        stretched = direction if units is None else _times(units, direction, context)
-        found, norm = together(*self.each(stretched, context), self.over, context)
-        return found if units is None else _times(units, found, context), norm
+        if self.scale is None:
+            return together(*self.each(direction, context), self.over, context)
+        units = self.scale(direction, context)
+        if _are_numbers(units, direction):  # they come out of the norm, and again out of s
+            found, norms = self.each(direction, context)
+            norms = [u * n for u, n in zip(units, norms, strict=True)]
+            return together(found, norms, self.over, context, [u * u for u in units])
+        found, norms = self.each(context.each(torch.mul, direction, units), context)
+        found, norm = together(found, norms, self.over, context)
+        return context.each(torch.mul, found, units), norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +145,9 @@ class L2(_Scaled):
             return direction, context.norm(direction)
         direction = _wide(direction)
         units = self.scale(direction, context)
-        stretched = _times(units, direction, context)
-        norm = context.norm(stretched)
-        if isinstance(norm, float) and norm > _LARGE:  # s would overflow before ε does
-            stretched = [t.double() for t in stretched]
-        return _times(units, stretched, context), norm
+        norm = context.norm(context.each(torch.mul, direction, units))
+        large = isinstance(norm, float) and norm > _LARGE  # s would overflow before ε does
+        return context.each(_far_stretched if large else _stretched, direction, units), norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +232,11 @@ class Nuclear(_Scaled):
 
 
 def together(
-    each: Sequence[Tensor], norms: Sequence[Number], over: Over, context: Context
+    each: Sequence[Tensor],
+    norms: Sequence[Number],
+    over: Over,
+    context: Context,
+    times: Sequence[Number] = (),
 ) -> tuple[Sequence[Tensor], Number]:
     """Return the sharp operator and the dual norm of all tensors, from those of every one.
 
@@ -230,6 +245,7 @@ def together(
         norms: Its dual norm.
         over: How the norms become one.
         context: The step.
+        times: Numbers that s of every tensor is multiplied by.
 
     Returns:
         s of all and their dual norm.
@@ -242,7 +258,7 @@ def together(
         ([tensor([7.]), tensor([7.])], 7.0)
     """
     if over == "all":
-        return each, _root(norms)
+        return context.each(torch.mul, each, times) if times else each, _root(norms)
     places = (context.layers() if over == "layer" else ()) or range(len(norms))
     members: dict[int, list[Number]] = {}
     for place, norm in zip(places, norms, strict=True):
@@ -250,23 +266,33 @@ def together(
     layers = {place: _root(some) for place, some in members.items()}
     total = sum(layers.values(), start=0.0)
     shares = [ratio(total, layers[place]) for place in places]
-    return _times(shares, each, context), total
+    if times:
+        shares = [share * n for share, n in zip(shares, times, strict=True)]
+    return context.each(torch.mul, each, shares), total
 
 
 def _wide(direction: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return tensors that can be multiplied: dense, in float32 for 16 bits, which soon run over."""
+    if isinstance(direction, Pieces):  # they are
+        return direction
     dense = [d.to_dense() if d.is_sparse else d for d in direction]
     return [d.float() if d.itemsize == 2 else d for d in dense]
 
 
+def _are_numbers(units: Sequence[Number], direction: Sequence[Tensor]) -> bool:
+    if isinstance(units, Pieces):
+        return False
+    pairs = zip(units, direction, strict=True)
+    return all(not isinstance(u, Tensor) or u.shape != d.shape for u, d in pairs)
+
+
+def _stretched(direction: Tensor, unit: Number) -> Tensor:
+    return direction * unit * unit
+
+
+def _far_stretched(direction: Tensor, unit: Number) -> Tensor:
+    return (direction * unit).double() * unit
+
+
 def _root(norms: Sequence[Number]) -> Number:
     return sum((n * n for n in norms), start=0.0) ** 0.5 if len(norms) != 1 else norms[0]
-
-
-def _times(
-    numbers: Sequence[Number], tensors: Sequence[Tensor], context: Context
-) -> Sequence[Tensor]:
-    return [
-        t * n if isinstance(n, Tensor) and n.shape == t.shape else context.times(n, t)
-        for n, t in zip(numbers, tensors, strict=True)
-    ]

@@ -14,7 +14,12 @@ from thalweg.errors import ThalwegError, number
 
 
 class Combine(Protocol):
-    """Makes one gradient out of the passes' gradients."""
+    """Makes one gradient out of the passes' gradients.
+
+    A part may also have ``beside``, called likewise: what that gives is multiplied by the learning
+    rate and taken off the weights after the base optimizer's step, past its momentum and its
+    preconditioning.
+    """
 
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
@@ -83,7 +88,61 @@ class Mix:
             uphill: Gradient at w + ε, one tensor per parameter.
             context: The step.
         """
-        return [g + self.k * (h - g) for g, h in zip(here, uphill, strict=True)]
+        return context.each(lambda g, h: torch.add(g, h - g, alpha=self.k), here, uphill)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoupled:
+    r"""g for the base optimizer, and :math:`k (h - g)` beside its step (WSAM, decoupled).
+
+    .. math:: w \leftarrow w - \mathrm{base}(g) - \eta\, k\, (h - g)
+
+    The sharpness part meets no momentum and no preconditioning. It is multiplied by the learning
+    rate of its param group when the step is taken. What is done to ``.grad`` after the loop, such
+    as clipping, is done to g alone: average micro-batches in their loss.
+
+    Attributes:
+        k: γ / (1 - γ). With plain SGD, 1 is SAM.
+
+    Source:
+        Yue et al., Sharpness-Aware Minimization Revisited: Weighted Sharpness as a Regularization
+        Term, KDD 2023.
+
+    Example:
+        >>> g, h = [torch.tensor([2.0])], [torch.tensor([5.0])]
+        >>> Decoupled(0.5)(g, h, Context()), Decoupled(0.5).beside(g, h, Context())
+        ([tensor([2.])], [tensor([1.5000])])
+    """
+
+    k: float
+    stateless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", number("k", self.k))
+
+    def __call__(
+        self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
+    ) -> Sequence[Tensor]:
+        """Return g; where h is not finite neither is this, or a gradient scaler would not hear.
+
+        Args:
+            here: Gradient at w, one tensor per parameter.
+            uphill: Gradient at w + ε, one tensor per parameter.
+            context: The step.
+        """
+        return [g + 0 * h for g, h in zip(here, uphill, strict=True)]
+
+    def beside(
+        self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
+    ) -> Sequence[Tensor]:
+        """Return k (h - g).
+
+        Args:
+            here: Gradient at w, one tensor per parameter.
+            uphill: Gradient at w + ε, one tensor per parameter.
+            context: The step.
+        """
+        return [self.k * (h - g) for g, h in zip(here, uphill, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +181,8 @@ class SurrogateGap:
         """
         norm = context.norm(uphill)
         factor = 1 + self.alpha * ratio(context.dot(here, uphill), norm * norm)
-        pairs = zip(here, uphill, strict=True)
-        return [context.times(factor, h) - self.alpha * g for g, h in pairs]
+        alpha = self.alpha
+        return context.each(lambda g, h, n: torch.sub(h * n, g, alpha=alpha), here, uphill, factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +211,14 @@ class Rescaled:
             context: The step.
         """
         factor = ratio(context.norm(here), context.norm(uphill))
-        return [context.times(factor, h) for h in uphill]
+        return context.each(torch.mul, uphill, factor)
 
 
 @dataclass(frozen=True, slots=True)
 class Spherical:
     r"""As long as h, turned from g towards h and beyond, on the sphere (XSAM at a fixed α).
+
+    Where g and h are in line, there is no plane to turn in, and it is h.
 
     Attributes:
         alpha: 0 has the direction of g, 1 that of h, up to 2 beyond it.
@@ -197,5 +258,4 @@ class Spherical:
         of_g = torch.where(flat, 0.0, torch.sin((1 - self.alpha) * angle) / sine)
         of_h = torch.where(flat, 1.0, torch.sin(self.alpha * angle) / sine)
         of_g = of_g * ratio(lengths[1], lengths[0])
-        pairs = zip(here, uphill, strict=True)
-        return [context.times(of_g, g) + context.times(of_h, h) for g, h in pairs]
+        return context.each(lambda g, h, a, b: a * g + b * h, here, uphill, of_g, of_h)

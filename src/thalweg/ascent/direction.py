@@ -58,7 +58,9 @@ class Gradient:
 class WithMean:
     r"""A mix of the gradient and its running mean: :math:`d = a g + b m`.
 
-    The mean is :math:`m \leftarrow \beta m + (1 - \beta) g`, updated first, and 0 at the start.
+    The mean is :math:`m \leftarrow \beta m + (1 - \beta) g`, updated first, and 0 at the start. It
+    learns at every ascent: not at a step whose gate is closed, and several times where a step has
+    several ascents.
 
     Attributes:
         gradient: a.
@@ -91,9 +93,15 @@ class WithMean:
             The direction; in float32 where the gradient has 16 bits.
         """
         before = context.memory.recall("mean", gradient)
-        mean = [m + (1 - self.decay) * (g - m) for m, g in zip(before, gradient, strict=True)]
+        mean = context.each(
+            lambda m, g: torch.add(m, g - m, alpha=1 - self.decay), before, gradient
+        )
         context.memory.keep("mean", mean)
-        return [self.gradient * g + self.mean * m for m, g in zip(mean, gradient, strict=True)]
+        mean = context.memory.recall("mean", gradient)  # now they are there, if put off before
+        if self.gradient == 0 and self.mean == 1:
+            return mean
+        a, b = self.gradient, self.mean
+        return context.each(lambda m, g: torch.add(a * g, m, alpha=b), mean, gradient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,7 @@ class Momentum:
             ``"exp_avg"`` of Adam.
 
     Raises:
-        ThalwegError: If the sign is another number.
+        ThalwegError: If the sign is another number, or the key is no name.
 
     Source:
         Becker et al., Momentum-SAM: Sharpness Aware Minimization without Computational Overhead,
@@ -125,18 +133,17 @@ class Momentum:
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.sign not in (-1, 1):
+        if isinstance(self.sign, bool) or self.sign not in (-1, 1):
             raise ThalwegError(f"sign must be 1 or -1, got {self.sign!r}")
+        if not isinstance(self.key, str):
+            raise ThalwegError(f'key must be a name such as "exp_avg", got {self.key!r}')
 
     def __call__(self, gradient: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        """Return the momentum; 0 before the first step.
+        """Return the momentum, one tensor per parameter; 0 before the first step.
 
         Args:
             gradient: None.
             context: The step, in which the base optimizer's state is looked up.
-
-        Returns:
-            One tensor per parameter.
 
         Raises:
             ThalwegError: If the base optimizer has stepped and keeps nothing under the key.
@@ -145,7 +152,7 @@ class Momentum:
         if context.stepped and held and all(t is None for t in held):
             raise ThalwegError(
                 f'the base optimizer must keep "{self.key}", got none of it: give it a momentum, '
-                'or name what it keeps, such as Momentum(key="exp_avg")'
+                'or name what it keeps, such as key="exp_avg" for Adam'
             )
         still = zip(held, context.weights, strict=True)
         return [torch.zeros_like(w) if t is None else self.sign * t for t, w in still]
@@ -154,6 +161,9 @@ class Momentum:
 @dataclass(frozen=True, slots=True)
 class Previous:
     """The gradient that the step before took, at its w + ε; no ascent gradient is taken.
+
+    Only steps that are perturbed are learnt from: under a gate it is the gradient of the last of
+    these, which may be many steps old.
 
     Example:
         >>> context = Context(weights=[torch.zeros(1)])
@@ -165,14 +175,11 @@ class Previous:
     looks: ClassVar[bool] = False
 
     def __call__(self, gradient: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        """Return what was learnt last; 0 in the first step.
+        """Return what was learnt last, one tensor per parameter; 0 in the first step.
 
         Args:
             gradient: None.
             context: The step.
-
-        Returns:
-            One tensor per parameter.
         """
         return context.memory.recall("previous", context.weights)
 
@@ -193,6 +200,9 @@ class Given:
     Attributes:
         of: Returns one tensor for each of the parameters it gets.
 
+    Raises:
+        ThalwegError: If it is no function.
+
     Example:
         >>> Given(lambda weights: [torch.ones_like(w) for w in weights])(
         ...     [], Context(weights=[torch.zeros(2)])
@@ -204,27 +214,18 @@ class Given:
     looks: ClassVar[bool] = False
     stateless: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if not callable(self.of):
+            raise ThalwegError(f"of must be a function of the weights, got {self.of!r}")
+
     def __call__(self, gradient: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        """Return what the caller gives.
+        """Return what the caller gives, one tensor per parameter.
 
         Args:
             gradient: None.
             context: The step.
-
-        Returns:
-            One tensor per parameter.
-
-        Raises:
-            ThalwegError: If these are not as many, or not of the parameters' shapes.
         """
-        found = list(self.of(context.weights))
-        if [t.shape for t in found] != [w.shape for w in context.weights]:
-            raise ThalwegError(
-                "a given direction must have one tensor of the same shape for each of the "
-                f"{len(context.weights)} parameters, got {len(found)} of shapes "
-                f"{[tuple(t.shape) for t in found][:3]}...: return them in the order asked for"
-            )
-        return found
+        return self.of(context.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,34 +254,38 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         whole("seed", self.seed)
+        if not isinstance(self.per_filter, bool):
+            raise ThalwegError(f"per_filter must be True or False, got {self.per_filter!r}")
 
     def __call__(self, gradient: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        """Return the noise.
+        """Return the noise, one tensor per parameter.
 
         Args:
             gradient: None.
             context: The step.
-
-        Returns:
-            One tensor per parameter.
         """
         place = (self.seed, context.step, context.point)
         # Every cell draws what it would draw alone: cells come and go.
-        like = [w[0] if context.cells else w for w in context.weights]
+        weights = [w.detach() for w in context.weights]
+        like = [w[0] if context.cells else w for w in weights]
         noise = [seeded(w, *place, i) for i, w in enumerate(like)]
         if context.cells:
-            noise = [z.expand_as(w) for z, w in zip(noise, context.weights, strict=True)]
+            noise = [z.expand_as(w) for z, w in zip(noise, weights, strict=True)]
         if not self.per_filter:
             return noise
         return [
-            z * (_rows(w, context.cells) / _rows(z, context.cells).clamp_min(1e-30))
-            for z, w in zip(noise, context.weights, strict=True)
+            z * (_rows(w, context) / _rows(z, context).clamp_min(1e-30))
+            for z, w in zip(noise, weights, strict=True)
         ]
 
 
-def _rows(tensor: Tensor, cells: int) -> Tensor:
+def _rows(tensor: Tensor, context: Context) -> Tensor:
     """The norm of every row; of a vector, of all of it."""
-    across = range(cells + (tensor.ndim - cells > 1), tensor.ndim)
+    across = range(context.cells, tensor.ndim)
+    if context.inputs_first and len(across) > 1:  # one row is a bias
+        across = across if tensor.shape[context.cells] == 1 else across[:-1]
+    elif len(across) > 1:
+        across = across[1:]
     if not across:
         return tensor.abs()
     lengths: Tensor = torch.linalg.vector_norm(tensor, dim=tuple(across), keepdim=True)

@@ -69,11 +69,13 @@ class Named:
 
     def __post_init__(self) -> None:
         try:
-            re.compile(self.pattern)
+            re.compile(self.pattern).search("")
         except (re.error, TypeError) as cause:
             raise ThalwegError(
                 f"pattern must be a regular expression, got {self.pattern!r} ({cause})"
             ) from None
+        if not isinstance(self.invert, bool):
+            raise ThalwegError(f"invert must be True or False, got {self.invert!r}")
 
     def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
         """Choose by name.
@@ -159,7 +161,8 @@ class LargestEntries:
     """The entries of each tensor in which the direction is largest.
 
     Attributes:
-        share: Of the entries of a tensor, how many move; at least one does.
+        share: Of the entries of a tensor, how many move; at least one does, and all that are as
+            large as the least of them, which in 16 bits may be many more.
 
     Source:
         Mi et al., Make Sharpness-Aware Minimization Stronger: A Sparsified Perturbation Approach,
@@ -194,7 +197,8 @@ class LargestEntries:
         entries = gathered(tensor).flatten(cells)
         sizes = entries.abs()
         count = max(1, round(self.share * sizes.shape[-1]))
-        least = torch.topk(sizes, count, dim=-1).values[..., -1:]
+        # To sort them would take five times as long.
+        least = torch.topk(sizes, count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
         return placed(torch.where(sizes >= least, entries, 0.0).view(tensor.shape), tensor)
 
 
@@ -203,11 +207,11 @@ class LargestTensors:
     """The tensors in which the direction is longest, for their number of entries.
 
     Attributes:
-        count: How many tensors move.
+        count: How many tensors move; more where others are as long as the last of them.
 
     Example:
-        >>> LargestTensors(1)([torch.ones(4), 3 * torch.ones(1)], Context())
-        [tensor([0., 0., 0., 0.]), tensor([3.])]
+        >>> LargestTensors(1)([torch.ones(4), 1.5 * torch.ones(1)], Context())
+        [tensor([0., 0., 0., 0.]), tensor([1.5000])]
     """
 
     count: int

@@ -1,4 +1,8 @@
-"""When to perturb, and what the base optimizer gets at the other steps."""
+"""When to perturb, and what the base optimizer gets at the other steps.
+
+A step is a loop over ``sam.passes()``. With one for every micro-batch there are several to a step
+of the base optimizer.
+"""
 
 from __future__ import annotations
 

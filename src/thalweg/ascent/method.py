@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from torch import Tensor
 
-from thalweg.ascent.ball import L2, Ball
+from thalweg.ascent.ball import L2, Ball, LInf
 from thalweg.ascent.combine import Combine, SAMGradient
-from thalweg.ascent.context import Context, Number
-from thalweg.ascent.direction import Direction, Gradient
+from thalweg.ascent.context import Context, Number, ratio
+from thalweg.ascent.direction import Direction, Gradient, WithMean
 from thalweg.ascent.filter import AllParameters, Filter, Mask
 from thalweg.ascent.gate import Always, Gate, Reuse
 from thalweg.ascent.schedule import Constant, Schedule
 from thalweg.ascent.size import Size, size
+from thalweg.ascent.slots import SLOTS, check_part, fitting
 from thalweg.errors import ThalwegError, number, whole
 
 #: For p > 1, ε grows as the gradient shrinks; beyond this length training collapsed for every p.
 DEFAULT_CAP = 1.0
-
-
-#: The slots that hold parts, and the part that each holds unless told otherwise.
-_USUAL: dict[str, type] = {
-    "direction": Gradient,
-    "filter": AllParameters,
-    "ball": L2,
-    "schedule": Constant,
-    "gate": Always,
-    "combine": SAMGradient,
-}
-#: The slots that are empty unless told otherwise.
-_EMPTY = ("size", "mask", "reuse")
 
 
 def check_method(method: object, power: object) -> None:
@@ -50,9 +38,13 @@ def check_method(method: object, power: object) -> None:
         >>> check_method(None, 0.5)
     """
     if method is not None and not isinstance(method, Method):
-        raise ThalwegError(
-            f"method must be a thalweg.Method, got {method!r}: write method=Method(power=...)"
-        )
+        remedy = "write method=Method(power=...)"
+        if isinstance(method, str):
+            name = method.lower() if method.isidentifier() else "asam"
+            remedy += f", or call a preset, presets.{name}(): thalweg methods lists them"
+        elif hasattr(method, "__name__"):  # a function or a class
+            remedy = f"call it, write method={method.__name__}()"
+        raise ThalwegError(f"method must be a thalweg.Method, got {method!r}: {remedy}")
     if method is not None and power is not None:
         raise ThalwegError(
             f"power and method must not both be given, got power={power!r} and {method!r}: "
@@ -67,7 +59,7 @@ class Perturbation(NamedTuple):
         direction: One tensor per parameter; in the Euclidean ball, the gradient itself.
         factor: The number that multiplies it.
         norm: Dual norm n of the unscaled direction; its Euclidean norm in the Euclidean ball.
-        length: Length of ε in the ball's own norm; ‖ε‖ in the Euclidean ball.
+        length: ‖ε‖, its Euclidean length, whatever the ball is.
     """
 
     direction: Sequence[Tensor]
@@ -88,9 +80,9 @@ class Method:
     Attributes:
         power: The normalization p. 0 is USAM, 1 is SAM, 2 makes the first-order rise of the loss
             equal to rho.
-        max_norm: Cap on the length of ε, in parameter units. ``None`` means none up to power 1
-            and 1.0 above, where ε grows without bound as the gradient vanishes; ``math.inf``
-            means none at all.
+        max_norm: Cap on ‖ε‖, the Euclidean length over all param groups and ascents, in parameter
+            units, whatever the ball is. ``None`` means none up to power 1 and 1.0 above, where ε
+            grows without bound as the gradient vanishes; ``math.inf`` means none at all.
         size: Another law for the length of ε, in the place of the power.
         direction: What points uphill.
         filter: Which parameters are perturbed.
@@ -100,9 +92,10 @@ class Method:
         gate: Which steps are perturbed.
         reuse: What the base optimizer gets at the others; ``None`` for the gradient.
         combine: What the base optimizer gets.
-        ascents: How many gradients are followed uphill, each by its share of the radius.
-        points: The gradients at w + t·ε are averaged over these t. A direction that draws draws
-            anew at each.
+        ascents: How many gradients are followed uphill, each by its share of the radius
+            and of the cap.
+        points: The gradients at w + t·ε are averaged over these t, which multiply what the cap has
+            left of ε. A direction that draws draws anew at each.
 
     Raises:
         ThalwegError: If a number is out of range or a part is not a part.
@@ -134,21 +127,8 @@ class Method:
             cap = number("max_norm", self.max_norm, above=0, infinite=True)
             object.__setattr__(self, "max_norm", cap)
         object.__setattr__(self, "ascents", whole("ascents", self.ascents, at_least=1))
-        for slot, usual in _USUAL.items():
-            part = getattr(self, slot)
-            does = getattr(part, "sharp", None) if slot == "ball" else part
-            if isinstance(part, type) or not callable(does):
-                raise ThalwegError(
-                    f"{slot} must be a part such as {usual.__name__}(), got {part!r}: "
-                    "pass an object, not a class or a string"
-                )
-        for slot in _EMPTY:
-            part = getattr(self, slot)
-            if part is not None and (isinstance(part, type) or not callable(part)):
-                raise ThalwegError(
-                    f"{slot} must be a part or None, got {part!r}: pass an object, not a class or "
-                    "a string"
-                )
+        for slot in SLOTS:
+            check_part(slot, getattr(self, slot))
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -177,6 +157,11 @@ class Method:
                     f"{slot} must be left out where no ascent gradient is taken, got "
                     f"{getattr(self, slot)!r} and {self.direction!r}"
                 )
+        if self.reuse is not None and isinstance(self.gate, Always):
+            raise ThalwegError(
+                f"gate must close at some steps where reuse is given, which is for those, got "
+                f"{self.gate!r} and {self.reuse!r}: give it one such as Every(5)"
+            )
         if self.ascents > 1 and not self.looks:
             raise ThalwegError(
                 f"ascents must be 1 where no ascent gradient is taken, got {self.ascents} and "
@@ -203,7 +188,13 @@ class Method:
     @property
     def stateless(self) -> bool:
         """Whether nothing depends on earlier steps, nor on how many there were."""
-        return all(getattr(part, "stateless", part is None) for part in self._changing)
+        return not self.keeps
+
+    @property
+    def keeps(self) -> str:
+        """The kinds of the parts that depend on earlier steps, or on how many there were."""
+        kept = [p for p in self._changing if not getattr(p, "stateless", p is None)]
+        return ", ".join(type(part).__name__ for part in kept)
 
     @property
     def _changing(self) -> tuple[object, ...]:
@@ -211,17 +202,32 @@ class Method:
         return (*parts, self.reuse, self.combine)
 
     @property
-    def unscales(self) -> bool:
-        """Whether ε is not of one degree in the gradient, which must then come without a scale."""
-        bare = isinstance(self.direction, Gradient) or not self.looks
-        return not bare or bool(getattr(self.ball, "needs_scale", False))
+    def parallel(self) -> bool:
+        """Whether ε is the gradient times a number."""
+        ball, bare = self.ball, type(self.direction) is Gradient and self.mask is None
+        return bare and type(ball) is L2 and ball.scale is None and ball.over == "all"
+
+    @property
+    def plain(self) -> bool:
+        """Whether every step takes the gradient at w + ρ g/‖g‖^p; p, cap, filter and ρ are free."""
+        usual, free = Method(), ("power", "max_norm", "filter", "schedule")
+        slots = [slot.name for slot in fields(self) if slot.name not in free]
+        return all(getattr(self, slot) == getattr(usual, slot) for slot in slots)
+
+    @property
+    def hides(self) -> bool:
+        """Whether the dual norm may be finite where the gradient is not."""
+        bare = isinstance(self.direction, Gradient | WithMean) and self.mask is None
+        return self.looks and not (bare and isinstance(self.ball, L2 | LInf))
 
     @property
     def scale_matters(self) -> bool:
         """Whether what a step does changes when the loss is multiplied by a number."""
         law = self.power != 1 or self.cap < math.inf or self.size is not None
         learns = getattr(self.direction, "learn", None) is not None or self.reuse is not None
-        return law or learns or self.unscales or bool(getattr(self.gate, "needs_scale", False))
+        bare = isinstance(self.direction, Gradient) or not self.looks
+        told = any(getattr(part, "needs_scale", False) for part in self._changing)
+        return law or learns or not bare or told
 
     def perturbation(
         self,
@@ -230,6 +236,8 @@ class Method:
         power: Number | None = None,
         scale: Number | None = None,
         context: Context | None = None,
+        cap: float | None = None,
+        measure: Callable[[Sequence[Tensor]], Number] | None = None,
     ) -> Perturbation:
         """Return the perturbation for this gradient.
 
@@ -241,6 +249,9 @@ class Method:
             scale: What the gradient was multiplied by, if by anything; ε is that of the gradient
                 without it.
             context: The step.
+            cap: Overrides the method's cap.
+            measure: Gives the Euclidean length that a direction has once the param groups' shares
+                of rho are in it; their norm unless told otherwise.
 
         Returns:
             The perturbation; its factor is 0 where the gradient is 0 or not finite.
@@ -252,17 +263,31 @@ class Method:
             (0.1, 5.0)
         """
         power = self.power if power is None else power
+        cap = self.cap if cap is None else cap
         context = Context() if context is None else context
         if not self.looks:
             scale = None
-        elif scale is not None and self.unscales:
+        elif scale is not None and not self.parallel:  # parts see what the loss gave
             gradient, scale = [g / scale for g in gradient], None
-        direction = self.direction(gradient, context)
+        found = self.direction(gradient, context)
+        if found is not gradient:
+            like = gradient if self.looks else context.weights
+            found = fitting("direction", self.direction, found, like)
         if self.mask is not None:
-            direction = self.mask(direction, context)
-        direction, n = self.ball.sharp(direction, context)
+            found = fitting("mask", self.mask, self.mask(found, context), found)
+        direction, n = self.ball.sharp(found, context)
         real = n if scale is None else n / scale
-        factor = size(rho, real, power, self.cap, self.size, context.step)
-        length = factor * real
+        span = real  # the Euclidean length of s, which is n where s is the direction itself
+        if direction is not found:
+            direction = fitting("ball", self.ball, direction, found)
+            measure = measure or context.norm
+        if measure is not None:
+            span = measure(direction)
+            span = float(span) if type(n) is float else span
+            span = span if scale is None else span / scale
+            if cap < math.inf:
+                cap = cap * ratio(real, span)  # type: ignore[assignment]
+        factor = size(rho, real, power, cap, self.size, context.step)
+        length = factor * span
         factor = factor if scale is None else factor / scale
         return Perturbation(direction, factor, norm=real, length=length)

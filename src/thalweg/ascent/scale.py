@@ -36,9 +36,14 @@ class Magnitude:
 
     Attributes:
         offset: η, so that a weight of 0 can move.
-        biases: Whether biases are scaled, too; else their S is 1, as in the authors' code. The most
-            copied port scales them, and needs another rho. A bias is told by its name; where names
-            are not known every vector is taken for one.
+        biases: Whether all are scaled, as the most copied port does, which needs another rho. Else
+            S is 1 for parameters without "weight" in their name, as in the authors' code: for
+            biases, and for tokens, embeddings of positions and gains that are parameters of a
+            module by themselves. Where names are not known, or none has "weight" in it, S is 1 for
+            vectors and numbers instead.
+
+    Raises:
+        ThalwegError: If the offset is below 0, or ``biases`` is neither True nor False.
 
     Source:
         Kwon et al., ASAM: Adaptive Sharpness-Aware Minimization, ICML 2021.
@@ -47,8 +52,8 @@ class Magnitude:
         >>> weights = [torch.tensor([[-2.0]]), torch.tensor([3.0])]
         >>> Magnitude(0.5)([], Context(weights=weights))
         [tensor([[2.5000]]), 1.0]
-        >>> Magnitude(0.5)([], Context(weights=weights, names=lambda: ["0.weight", "1.weight"]))
-        [tensor([[2.5000]]), tensor([3.5000])]
+        >>> Magnitude(0.5)([], Context(weights=weights, names=lambda: ["token", "norm.weight"]))
+        [1.0, tensor([3.5000])]
     """
 
     offset: float = 0.01
@@ -57,19 +62,26 @@ class Magnitude:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offset", number("offset", self.offset, at_least=0))
+        if not isinstance(self.biases, bool):
+            raise ThalwegError(f"biases must be True or False, got {self.biases!r}")
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Number]:
         """Return |w| + offset."""
         sizes = context.weights
         if self.biases:
-            return [w.detach().abs() + self.offset for w in sizes]
+            return context.each(self._size, sizes, 0.0)
         names = context.names() or [""] * len(sizes)
+        told = any("weight" in name for name in names)
         apart = [
-            "bias" in name if name else _dimensions(w, context) < 2
+            float("weight" not in name if told and name else _dimensions(w, context) < 2)
             for name, w in zip(names, sizes, strict=True)
         ]
-        pairs = zip(apart, sizes, strict=True)
-        return [1.0 if one else w.detach().abs() + self.offset for one, w in pairs]
+        return context.each(self._size, sizes, apart)
+
+    def _size(self, weight: Tensor, apart: Number) -> Number:
+        if isinstance(apart, Tensor):  # of several tensors in one
+            return torch.where(apart != 0, 1.0, self._size(weight, 0.0))
+        return 1.0 if apart else weight.detach().abs() + self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +105,11 @@ class FanRatio:
     r"""S = √(fan_out / fan_in), one number for each tensor.
 
     By so much a matrix of that spectral norm changes what comes out, whatever its width. A vector
-    has a fan_in of 1; the fan_in of a convolution counts its window.
+    has a fan_in of 1; the fan_in of a convolution counts its window. Outputs come first, as torch's
+    layers have them, unless the context says otherwise. The table of an embedding is taken as it
+    lies, its words as outputs, so that its number grows with the vocabulary; by the theory a word
+    has a fan_in of 1, and the number is √width. Leave tables out by a filter, or give the numbers
+    by :class:`Radii`.
 
     Source:
         Haas et al., μP²: Effective Sharpness Aware Minimization Requires Layerwise Perturbation
@@ -110,7 +126,8 @@ class FanRatio:
         """Return one float per tensor."""
         found: list[Number] = []
         for w in context.weights:
-            out, *into = tuple(w.shape[context.cells :]) or (1,)
+            shape = tuple(w.shape[context.cells :]) or (1,)
+            out, *into = reversed(shape) if context.inputs_first else shape
             found.append(math.sqrt(out / math.prod(into)))
         return found
 
@@ -155,6 +172,10 @@ class Radii:
         return list(self.values)
 
 
+def _double(count: float | Tensor) -> Tensor:
+    return torch.as_tensor(count).double()
+
+
 @dataclass(frozen=True, slots=True)
 class AdamMetric:
     """The metric of Adam: S = (v̂ + floor)^(-1/4), v̂ its bias-corrected second moment.
@@ -163,24 +184,26 @@ class AdamMetric:
 
     Attributes:
         floor: Added to v̂, so that an entry whose gradient was always 0 does not fly away.
-        decay: β₂ of the base optimizer, for the bias correction.
+        decay: β₂, for the bias correction; ``None`` for that in each param group of the base
+            optimizer.
 
     Raises:
-        ThalwegError: If the base optimizer keeps no second moment.
+        ThalwegError: If the base optimizer keeps no second moment, or has no β₂ and none is given.
 
     Example:
         >>> held = {"exp_avg_sq": [torch.tensor([0.016])], "step": [torch.tensor(1.0)]}
-        >>> AdamMetric(floor=0.0)([torch.zeros(1)], Context(step=1, state=held.get))
+        >>> AdamMetric(0.0, decay=0.999)([torch.zeros(1)], Context(step=1, state=held.get))
         [tensor([0.5000])]
     """
 
     floor: float = 1e-8
-    decay: float = 0.999
+    decay: float | None = None
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "floor", number("floor", self.floor, at_least=0))
-        object.__setattr__(self, "decay", number("decay", self.decay, at_least=0, below=1))
+        if self.decay is not None:
+            object.__setattr__(self, "decay", number("decay", self.decay, at_least=0, below=1))
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Number]:
         """Return v̂^(-1/4)."""
@@ -190,17 +213,31 @@ class AdamMetric:
                 'the base optimizer must keep "exp_avg_sq", as Adam and AdamW do, got none of it: '
                 "choose one of these, or another scale"
             )
-        steps = context.state("step")
-        found: list[Number] = []
-        for v, t in zip(held, steps, strict=True):
-            if v is None:
-                found.append(1.0)
-                continue
-            # Torch counts in float32, where 1 - β₂ᵗ loses four digits.
-            count = max(context.step, 1) if t is None else torch.as_tensor(t).double()
-            wide = v.float() if v.itemsize == 2 else v  # 16 bits cannot hold the floor
-            found.append((wide / (1 - self.decay**count) + self.floor) ** -0.25)
-        return found
+        steps, decays = context.state("step"), self._decays(len(held), context)
+        # What the optimizer has not stepped yet gets 1.
+        seen = [1 - self.floor if v is None else v for v in held]
+        # Torch counts in float32, where 1 - β₂ᵗ loses four digits.
+        wide = float if context.cut() else _double  # pieces are taken where numbers are read
+        counts = [context.step or 1 if t is None else wide(t) for t in steps]
+        each = zip(held, decays, counts, strict=True)
+        return context.each(self._root, seen, [1 - (v is not None) * b**t for v, b, t in each])
+
+    def _decays(self, count: int, context: Context) -> list[float]:
+        if self.decay is not None:
+            return [self.decay] * count
+        betas = context.setting("betas")
+        if None in betas:
+            raise ThalwegError(
+                'the base optimizer must have "betas" in its param groups, as Adam has, got none: '
+                "give the decay of its second moment, AdamMetric(decay=...)"
+            )
+        return [pair[1] for pair in betas]
+
+    def _root(self, second: Number, part: Number) -> Number:
+        if isinstance(second, float):
+            return 1.0
+        wide = second.float() if second.itemsize == 2 else second  # 16 bits cannot hold the floor
+        return (wide / part + self.floor).rsqrt().sqrt()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,4 +264,4 @@ class Fisher:
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Number]:
         """Return (g² + floor)^(-1/2)."""
-        return [torch.rsqrt(g * g + self.floor) for g in direction]
+        return context.each(lambda g: torch.rsqrt(g * g + self.floor), direction)

@@ -1,4 +1,8 @@
-"""The radius over time; a torch scheduler may move ``"rho"`` in ``param_groups`` instead."""
+"""The radius over time; a torch scheduler may move ``"rho"`` in ``param_groups`` instead.
+
+A step is a loop over ``sam.passes()``. With one for every micro-batch there are several to a step
+of the base optimizer.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +58,12 @@ class FollowLR:
     """From a least radius at the least learning rate to rho at the largest, in a straight line.
 
     Attributes:
-        lr_max: The largest learning rate, at which the radius is rho.
+        lr_max: The largest learning rate, that after a warm-up: from it on the radius is rho.
         lr_min: The least one.
-        rho_min: The radius there.
+        rho_min: The radius there and below.
+
+    Raises:
+        ThalwegError: If a number is out of range, or a param group has no learning rate.
 
     Source:
         Zhuang et al., Surrogate Gap Minimization Improves Sharpness-Aware Training, ICLR 2022.
@@ -84,8 +91,14 @@ class FollowLR:
             step: How many steps went before.
             lr: The group's learning rate.
         """
+        if math.isnan(lr):
+            raise ThalwegError(
+                'every param group must have an "lr" for the radius to follow, got none: choose a '
+                "schedule over steps, such as Cosine(steps)"
+            )
         share = (float(lr) - self.lr_min) / (self.lr_max - self.lr_min)
-        return max(0.0, self.rho_min + (rho - self.rho_min) * share) if rho else 0.0
+        share = min(max(share, 0.0), 1.0)
+        return self.rho_min + (rho - self.rho_min) * share if rho else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +109,23 @@ class Linear:
         steps: Over how many steps.
         start: Multiple of rho at the first step; 0 is a warm-up.
         end: Multiple of rho after the last.
+        begin: How many steps go before at the multiple ``start``.
 
     Example:
         >>> [Linear(steps=2)(0.4, step=i, lr=0.1) for i in range(4)]
         [0.4, 0.2, 0.0, 0.0]
+        >>> [Linear(steps=2, begin=1)(0.4, step=i, lr=0.1) for i in range(4)]
+        [0.4, 0.4, 0.2, 0.0]
     """
 
     steps: int
     start: float = 1.0
     end: float = 0.0
+    begin: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole("steps", self.steps, at_least=1))
+        object.__setattr__(self, "begin", whole("begin", self.begin))
         for name in ("start", "end"):
             object.__setattr__(self, name, number(name, getattr(self, name), at_least=0))
         if self.start == self.end:
@@ -123,7 +141,10 @@ class Linear:
             step: How many steps went before.
             lr: The group's learning rate.
         """
-        return rho * (self.start + (self.end - self.start) * min(step / self.steps, 1.0))
+        return rho * (self.start + (self.end - self.start) * self._done(step))
+
+    def _done(self, step: int) -> float:
+        return min(max(step - self.begin, 0) / self.steps, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +164,5 @@ class Cosine(Linear):
             step: How many steps went before.
             lr: The group's learning rate.
         """
-        done = 0.5 - 0.5 * math.cos(math.pi * min(step / self.steps, 1.0))
+        done = 0.5 - 0.5 * math.cos(math.pi * self._done(step))
         return rho * (self.start + (self.end - self.start) * done)

@@ -118,7 +118,7 @@ def _first(wide: Tensor) -> tuple[Tensor, Tensor]:
     """n·u₁v₁ᵀ and n of a stack of matrices: their Gram matrix squared until one vector is left."""
     x = _unit(wide)
     gram = x @ x.mT  # of trace 1
-    cheap, alone = wide.device.type == "cpu", 1 - 8 * torch.finfo(wide.dtype).eps
+    cheap, alone = _cheap_to_read(wide), 1 - 8 * torch.finfo(wide.dtype).eps
     for _ in range(_SQUARINGS[wide.dtype]):
         gram = gram @ gram
         trace = _not_zero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))
@@ -193,4 +193,8 @@ def _stacked(
     found = [placed(m.reshape(t.shape), t) for m, t in zip(each, tensors, strict=True)]
     if context.cells:
         return found, list(n)
-    return found, n.tolist() if n.device.type == "cpu" else list(n.double())
+    return found, n.tolist() if _cheap_to_read(n) else list(n.double())
+
+
+def _cheap_to_read(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"

@@ -1,6 +1,5 @@
 """Curvature of any loss: Hessian products, the spectrum, sharpness, a monitor in training."""
 
-from thalweg.curvature.balls import Adaptive, Scaled
 from thalweg.curvature.density import Density, spectrum
 from thalweg.curvature.directions import filter_normalized, share_explained
 from thalweg.curvature.eigen import Eigenpairs, lambda_max, smallest_eigenvalue, top_eigenvalues
@@ -17,7 +16,6 @@ from thalweg.curvature.sharpness import Sharpness, sharpness
 from thalweg.curvature.trace import Estimate, trace
 
 __all__ = [
-    "Adaptive",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -26,7 +24,6 @@ __all__ = [
     "Plane",
     "Product",
     "Record",
-    "Scaled",
     "Sharpness",
     "filter_normalized",
     "frozen",

@@ -1,76 +1,30 @@
-"""Neighbourhoods of the weights: balls that know their scale, and how to move within them."""
+"""Neighbourhoods of the weights: the ε in a ball around them, and how to move within it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from thalweg.ascent import L2, Ball, Context, size
-from thalweg.errors import ThalwegError, number
+from thalweg.ascent import L2, Ball, size
+from thalweg.curvature.losses import Losses
+from thalweg.errors import ThalwegError
 from thalweg.parameters import norm
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scaled:
-    """All entries as one vector, each in units of its own scale: ‖T⁻¹ε‖ ≤ ρ.
+def is_ellipsoid(ball: Ball) -> TypeGuard[L2]:
+    """Return whether a ball is {ε : ‖T⁻¹ε‖ ≤ ρ}, T a diagonal that the weights alone make.
 
-    Attributes:
-        scale: The diagonal of T, one tensor per parameter, nowhere below 0; an entry whose scale
-            is 0 is not moved.
+    Args:
+        ball: Any ball.
 
     Example:
-        >>> Scaled([torch.tensor([2.0, 1.0])]).sharp([torch.tensor([1.5, 4.0])], Context())
-        ([tensor([6., 4.])], tensor(5., dtype=torch.float64))
+        >>> is_ellipsoid(L2()), is_ellipsoid(L2(over="tensor"))
+        (True, False)
     """
-
-    scale: Sequence[Tensor]
-
-    def sharp(
-        self, direction: Sequence[Tensor], context: Context
-    ) -> tuple[Sequence[Tensor], float | Tensor]:
-        """Return T²d and its dual norm ‖Td‖.
-
-        Args:
-            direction: What points uphill, one tensor per parameter.
-            context: The step.
-        """
-        stretched = [t * d for t, d in zip(self.scale, direction, strict=True)]
-        return [t * s for t, s in zip(self.scale, stretched, strict=True)], context.norm(stretched)
-
-
-@dataclass(frozen=True, slots=True)
-class Adaptive:
-    """The ball of ASAM: each entry in units of its own size, T = |w| + offset.
-
-    With offset 0 the sharpness of a ReLU network does not change when one layer is multiplied by a
-    number and the next divided by it.
-
-    Attributes:
-        offset: Added to every |w|. ASAM trains with .01.
-
-    Source:
-        Kwon et al., ASAM: Adaptive Sharpness-Aware Minimization, ICML 2021.
-
-    Example:
-        >>> Adaptive(0.5).at([torch.tensor([-2.0, 0.0])]).scale
-        [tensor([2.5000, 0.5000])]
-    """
-
-    offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "offset", number("offset", self.offset, at_least=0))
-
-    def at(self, weights: Sequence[Tensor]) -> Scaled:
-        """Return the ball around these weights.
-
-        Args:
-            weights: One tensor per parameter.
-        """
-        return Scaled([w.detach().abs() + self.offset for w in weights])
+    return isinstance(ball, L2) and ball.over == "all" and not ball.needs_scale
 
 
 class Neighbourhood:
@@ -78,21 +32,25 @@ class Neighbourhood:
 
     Args:
         ball: Its shape.
-        weights: Its centre.
+        losses: Knows the weights, its centre, which are at rest now.
         rho: Its radius.
+
+    Raises:
+        ThalwegError: If the ball is none.
     """
 
-    def __init__(self, ball: Ball | Adaptive, weights: Sequence[Tensor], rho: float) -> None:
-        if isinstance(ball, type) or not callable(
-            getattr(ball, "sharp", getattr(ball, "at", None))
-        ):
+    def __init__(self, ball: Ball, losses: Losses, rho: float) -> None:
+        if isinstance(ball, type) or not callable(getattr(ball, "sharp", None)):
             raise ThalwegError(
-                f"ball must be a ball such as L2() or Adaptive(), got {ball!r}: pass an object, "
-                "not a class or a string"
+                f"ball must be a ball such as L2(), got {ball!r}: pass an object of "
+                "thalweg.ascent, not a class or a string"
             )
-        self.ball: Ball = ball.at(weights) if isinstance(ball, Adaptive) else ball
-        self.scale = self.ball.scale if isinstance(self.ball, Scaled) else None
-        self.weights, self.rho = weights, rho
+        self.ball, self.weights, self.rho = ball, losses.parameters, rho
+        self._context = losses.context()
+        self._units: list[Tensor] | None = None
+        if is_ellipsoid(ball) and ball.scale is not None:
+            pairs = zip(self.weights, ball.scale(self.weights, self._context), strict=True)
+            self._units = [torch.ones_like(w) * t for w, t in pairs]
 
     def uphill(self, direction: Sequence[Tensor]) -> list[Tensor]:
         """Return the ε of the ball with the largest <direction, ε>; 0 where that is not finite.
@@ -100,7 +58,7 @@ class Neighbourhood:
         Args:
             direction: One tensor per parameter, such as the gradient.
         """
-        sharp, length = self.ball.sharp(direction, Context())
+        sharp, length = self.ball.sharp(direction, self._context)
         factor = float(size(self.rho, float(length)))
         return [s * factor if factor else torch.zeros_like(s) for s in sharp]
 
@@ -113,7 +71,7 @@ class Neighbourhood:
             share: How far to go.
         """
         moved = [e + share * a for e, a in zip(epsilon, toward, strict=True)]
-        if isinstance(self.ball, L2 | Scaled):
+        if is_ellipsoid(self.ball):
             length = float(norm(self._in_units(moved)))
             factor = min(1.0, self.rho / length) if length > 0 else 1.0
         else:  # of a convex set the mean of two points is in it
@@ -129,15 +87,15 @@ class Neighbourhood:
         noise = [
             torch.randn(w.shape, generator=draw, dtype=torch.float64).to(w) for w in self.weights
         ]
-        if self.scale is None:
+        if self._units is None:
             return self.uphill(noise)
-        noise = [z * (t > 0) for z, t in zip(noise, self.scale, strict=True)]
+        noise = [z * (t > 0) for z, t in zip(noise, self._units, strict=True)]
         length = float(norm(noise))
         factor = self.rho / length if length > 0 else 0.0
-        return [t * z * factor for t, z in zip(self.scale, noise, strict=True)]
+        return [t * z * factor for t, z in zip(self._units, noise, strict=True)]
 
     def _in_units(self, epsilon: Sequence[Tensor]) -> Sequence[Tensor]:
-        if self.scale is None:
+        if self._units is None:
             return epsilon
-        pairs = zip(epsilon, self.scale, strict=True)
+        pairs = zip(epsilon, self._units, strict=True)
         return [torch.where(t > 0, e / t, torch.zeros_like(e)) for e, t in pairs]

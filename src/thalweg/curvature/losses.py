@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.ascent import Context
 from thalweg.curvature.graphs import double_backward, taken
 from thalweg.curvature.product import Product, summed
 from thalweg.curvature.setting import (
@@ -121,6 +122,17 @@ class Losses:
                 "nothing can be measured here"
             )
         return loss, gradient
+
+    def context(self) -> Context:
+        """Return what a ball may know of the weights, their names and layers included."""
+        known: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
+        names = [known[p] for p in self.parameters]
+        homes = [name.rpartition(".")[0] for name in names]
+        return Context(
+            weights=self.parameters,
+            names=lambda: names,
+            layers=lambda: [homes.index(home) for home in homes],
+        )
 
     def of(self, batch: Any) -> Losses:
         """Return the losses of one batch alone, on this rank alone.

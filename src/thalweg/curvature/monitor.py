@@ -142,7 +142,7 @@ class Monitor:
         sam = self._sam()
         if self._closed or sam is None:
             raise ThalwegError("sample() must come before close(), while the SAM object lives")
-        if sam._weights.moved:
+        if sam._gear.weights.moved:
             raise ThalwegError(
                 "sample() must find the weights at rest, and they are at w + ε: call it after the "
                 "loop over passes()"
@@ -180,7 +180,7 @@ class Monitor:
         self.steps += 1
         if sam.telemetry:
             self._along.add(self.steps, sam.last.curvature)
-        if not sam._weights.moved and self._pace.due(self.steps, time.perf_counter()):
+        if not sam._gear.weights.moved and self._pace.due(self.steps, time.perf_counter()):
             self._busy = True
             try:
                 self._sample(sam)
@@ -238,7 +238,7 @@ class Monitor:
         sam = self._sam()
         for what, text in news.items():
             if sam is not None and what != "edge":
-                sam._watch._say(what, text)  # which knows what SAM itself has said
+                sam._gear.watch.say(what, text)  # which knows what SAM itself has said
 
     def _hand(self, sink: Sink, record: Record, *, strict: bool = False) -> None:
         try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.ascent import L2, Ball
-from thalweg.curvature.balls import Adaptive, Neighbourhood
+from thalweg.curvature.balls import Neighbourhood
 from thalweg.curvature.directions import Direction, basis, fitting, share_explained
 from thalweg.curvature.losses import Losses
 from thalweg.curvature.setting import LossOf
@@ -157,7 +157,7 @@ def line(
     radius: float = 1.0,
     steps: int = 21,
     at: Sequence[float] | None = None,
-    ball: Ball | Adaptive | None = None,
+    ball: Ball | None = None,
     parameters: Sequence[Tensor] | None = None,
     training: bool | None = False,
     dtype: torch.dtype | None = None,
@@ -201,9 +201,9 @@ def line(
         label = "along SAM's ascent g/‖g‖; the coordinate is rho"
         shape = L2() if ball is None else ball
         if ball is not None:
-            label = f"along SAM's ascent in the ball {type(shape).__name__}; the coordinate is rho"
+            label = f"along SAM's ascent in the ball {shape!r}; the coordinate is rho"
         middle, gradient = losses.here()
-        along = Neighbourhood(shape, losses.parameters, 1.0).uphill(gradient)
+        along = Neighbourhood(shape, losses, 1.0).uphill(gradient)
         if not float(norm(along)) > 0:
             raise ThalwegError(
                 "the gradient must not be 0, or SAM has no direction, got 0: pass a direction"

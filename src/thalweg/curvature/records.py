@@ -55,6 +55,7 @@ class Record:
         change: ‖h − g‖ / ‖g‖: how much of another gradient SAM takes.
         fidelity: Where weights have 16 bits, the cosine of the angle between the ε that was meant
             and the one that rounding let through.
+        gain: Likewise, how far what moves leads along the ε that was meant: 1 for all the way.
         curvature: ⟨h − g, ε⟩ / ‖ε‖² of the latest training step, from SAM's telemetry.
         curvatures: The same of the steps since the last sample, thinned where there are many.
         curvature_steps: The step of each of these.
@@ -92,6 +93,7 @@ class Record:
     cosine: float = math.nan
     change: float = math.nan
     fidelity: float = math.nan
+    gain: float = math.nan
     curvature: float = math.nan
     curvatures: list[float] = field(default_factory=list)
     curvature_steps: list[int] = field(default_factory=list)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import time
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import hold, layout, parameters, watch
-from thalweg.ascent import Method, Perturbation
+from thalweg.ascent import Perturbation
 from thalweg.curvature.edge import base_step
 from thalweg.curvature.eigen import lambda_max
 from thalweg.curvature.measure import LossOf, on_batch, over
@@ -126,14 +125,18 @@ def take(
     return Record(step=step, time=now, seconds=seconds, loss=loss, **record), top.vector
 
 
+def _latest(sam: SAM) -> int:
+    """Which of its steps was the last one, counted from 0."""
+    return max(sam._step - 1, 0)
+
+
 def _radii(sam: SAM) -> Radii:
     """Rho and perturbed parameters of every group that trains, as SAM had them in its last step."""
-    step = max(sam._step - 1, 0)
     found = []
     for group in sam.optimizer.param_groups:
         if trained := [p for p in group["params"] if p.requires_grad]:
             lr, places = group.get("lr", math.nan), sam._gear.places
-            rho = float(sam.method.schedule(group.get("rho", sam.rho), step, lr))
+            rho = float(sam.method.schedule(group.get("rho", sam.rho), _latest(sam), lr))
             found.append((rho, [p for p in trained if sam.method.filter(p, *places.of(p))]))
     return found
 
@@ -173,7 +176,7 @@ def _epsilon(
     found = [gradient[place[p]] for _, chosen in groups for p in chosen]
     top = max(rho for rho, _ in groups)  # the factor is linear in rho
     held = [p for _, chosen in groups for p in chosen]
-    context = sam._gear.context(held, max(sam._step - 1, 0))  # what it keeps is forgotten
+    context = sam._gear.context(held, _latest(sam))  # what it keeps is forgotten
     one = sam.method.perturbation(found, top, context=context)
     factor, rest = float(one.factor), iter(one.direction)
     parts = [(chosen, [next(rest) for _ in chosen], factor * rho / top) for rho, chosen in groups]
@@ -211,7 +214,8 @@ def _uphill(
     try:
         weights.move(fitting)
         if any(p.dtype.itemsize == 2 for ps, _, _ in moves for p in ps):
-            found["fidelity"] = float(watch.fidelity(weights, fitting)["fidelity"])
+            left = watch.fidelity(weights, fitting)
+            found |= {name: float(left[name]) for name in ("fidelity", "gain")}
         with contextlib.suppress(ThalwegError):  # at w all went well: here the loss overflows
             # Random numbers begin where they did at w: dropout is the same.
             own = product_here()
@@ -250,8 +254,7 @@ def _edge(
     method, step = sam.method, base_step(sam.optimizer)
     if step.missing:
         return math.nan, step.missing
-    free = ("power", "max_norm", "filter", "schedule")
-    if dataclasses.replace(method, **{slot: getattr(Method(), slot) for slot in free}) != Method():
+    if not method.plain:
         return math.nan, "the edge is known for ε = ρ g/‖g‖^p, and this method does something else"
     if len({rho for rho, _ in radii}) > 1:
         return math.nan, "the edge is that of one step size: param groups differ in rho"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.ascent import L2, Ball
-from thalweg.curvature.balls import Adaptive, Neighbourhood, Scaled
+from thalweg.curvature.balls import Neighbourhood, is_ellipsoid
 from thalweg.curvature.losses import Losses
 from thalweg.curvature.setting import LossOf
 from thalweg.errors import ThalwegError, number, whole
@@ -64,7 +64,7 @@ def sharpness(
     rho: float,
     *,
     kind: Kind = "ascent",
-    ball: Ball | Adaptive | None = None,
+    ball: Ball | None = None,
     m: int | None = None,
     steps: int | None = None,
     starts: int | None = None,
@@ -88,8 +88,8 @@ def sharpness(
       and shortened, so more steps never lower the result.
     * ``"average"``: the mean of L(w + ε) − L(w) over ε on the sphere ‖ε‖ = ρ, which for small ρ is
       ρ² tr H/(2D). Each drawn direction is taken both ways, which cancels the slope; the standard
-      error is that of the mean over such pairs. In the ball :class:`Adaptive` ε is T times a
-      point on the sphere.
+      error is that of the mean over such pairs. Where the ball has a scale T, ε is T times a point
+      on the sphere.
 
     With ``m`` it is the m-sharpness: the mean over groups of m examples of the rise of the group's
     own loss at the group's own ε. A group does not reach from one batch into the next; what is left
@@ -104,9 +104,10 @@ def sharpness(
         loss_of: A function of a model and a batch that returns the mean loss, zero-dimensional.
         batches: Gone through once for every loss: a list of batches, or a loader that gives the
             same every time.
-        rho: Radius, in units of the parameters; for :class:`Adaptive`, relative to their sizes.
+        rho: Radius, in units of the parameters, or of the scale of the ball.
         kind: ``"ascent"``, ``"worst"`` or ``"average"``.
-        ball: The neighbourhood; all parameters in Euclidean length unless told otherwise.
+        ball: The neighbourhood; all parameters in Euclidean length unless told otherwise. That of
+            ASAM is ``thalweg.presets.asam().ball``.
         m: Examples in a group; all of them unless told otherwise. Not for ``"average"``, where the
             groups would make no difference.
         steps: For ``"worst"``: gradients after the first, from every start; 20 unless told.
@@ -159,7 +160,7 @@ def sharpness(
         progress=progress,
     )
     ball = L2() if ball is None else ball
-    space = Neighbourhood(ball, losses.parameters, rho)
+    space = Neighbourhood(ball, losses, rho)
 
     def measure(some: Losses) -> list[float]:
         if kind == "average":
@@ -187,12 +188,10 @@ def _for(kind: str, name: str, value: int | None, usual: int, now: str, *, at_le
     return whole(name, usual if value is None else value, at_least=at_least)
 
 
-def _words(kind: str, ball: Ball | Adaptive, m: int | None) -> str:
-    shape = "‖ε‖ ≤ ρ" if isinstance(ball, L2) else "‖T⁻¹ε‖ ≤ ρ"
-    if isinstance(ball, Adaptive):
-        shape += f", T = |w| + {ball.offset:g}" if ball.offset else ", T = |w|"
-    elif not isinstance(ball, L2 | Scaled):
-        shape = f"{type(ball).__name__}, of radius ρ"
+def _words(kind: str, ball: Ball, m: int | None) -> str:
+    shape = f"{ball!r}, of radius ρ"
+    if is_ellipsoid(ball):
+        shape = "‖ε‖ ≤ ρ" if ball.scale is None else f"‖T⁻¹ε‖ ≤ ρ, T = {ball.scale!r}"
     groups = (
         "" if m is None else f"; mean over groups of {m} examples, each with its own loss and ε"
     )
@@ -222,10 +221,10 @@ def _over_groups(
 
 def _average(losses: Losses, space: Neighbourhood, directions: int, seed: int) -> list[float]:
     """Return the mean rise, the mean length, the loss, and the standard error of the rise."""
-    if not isinstance(space.ball, L2 | Scaled):
+    if not is_ellipsoid(space.ball):
         raise ThalwegError(
-            f"ball must be L2() or Adaptive() for kind='average', got {space.ball!r}: on no other "
-            "sphere is it known how to draw"
+            "ball must be L2() for kind='average', with no scale or one of the weights alone, got "
+            f"{space.ball!r}: on no other sphere is it known how to draw"
         )
     loss = losses.value()
     if not math.isfinite(loss):

@@ -12,8 +12,8 @@ WINDOW = 5
 _BAND = (0.85, 1.15)
 #: A gradient at w + ε that differs from the one at w by less than this share is the same.
 _SAME = 0.01
-#: A perturbation whose cosine with the one that was meant is below this is another one.
-_FAITHFUL = 0.95
+#: Rounding that lets less than this share of ε through swallows it.
+_FAITHFUL = 0.9
 
 
 def thought(window: Sequence[Record]) -> list[tuple[str, str]]:
@@ -28,13 +28,13 @@ def thought(window: Sequence[Record]) -> list[tuple[str, str]]:
     """
     found = []
     new = window[-1]
-    if new.fidelity < _FAITHFUL:
+    if new.gain < _FAITHFUL:
         found.append(
             (
                 "rounding",
-                "rounding swallows the perturbation: what moves has a cosine of "
-                f"{new.fidelity:.2f} with the ε that was meant; keep the weights in float32, or "
-                "use a larger rho",
+                f"rounding swallows the perturbation: what moves leads {100 * new.gain:.0f} % of "
+                "the way along the ε that was meant; keep the weights in float32, or use a larger "
+                "rho",
             )
         )
     if len(window) < WINDOW:

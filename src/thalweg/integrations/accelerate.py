@@ -28,15 +28,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType
 from torch import nn
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, extra
 from thalweg.integrations import accumulation
 from thalweg.sam import SAM
 from thalweg.telemetry import Pass
+
+with extra("accelerate", by=__name__):
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+    from accelerate.utils import DistributedType
 
 Batch = TypeVar("Batch")
 #: The file of a checkpoint that holds what the method remembers, where it remembers anything.

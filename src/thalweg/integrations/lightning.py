@@ -35,17 +35,19 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult
 from torch import Tensor
-from torchmetrics import Metric
 
 from thalweg.ascent import Method, check_method
-from thalweg.errors import ThalwegError, number
+from thalweg.errors import ThalwegError, extra, number
 from thalweg.integrations.accumulation import Accumulated, Batch, check, reducing
 from thalweg.sam import SAM
 from thalweg.telemetry import Pass
+
+with extra("lightning", by=__name__):
+    import lightning.pytorch as pl
+    from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult
+    from torchmetrics import Metric
 
 #: Strategies under which torch has neither whole gradients nor shards of them, by class name.
 _REFUSED = {

@@ -13,7 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+
+from thalweg.errors import extra
+
+with extra("transformers", by=__name__):  # before the room below asks for accelerate alone
+    from transformers import Trainer
 
 from thalweg.ascent import Method, check_method
 from thalweg.errors import ThalwegError, number, warn

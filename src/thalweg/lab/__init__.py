@@ -1,5 +1,10 @@
 """The laboratory: problems, and SAM as it stands on paper, for whole grids of settings at once."""
 
+from thalweg.errors import extra
+
+with extra("lab", by=__name__):
+    import numpy  # noqa: F401 (every module below needs it)
+
 from thalweg.lab.convex import Bowls, LateMaximum, RandomBowls
 from thalweg.lab.convnet import DigitsConv
 from thalweg.lab.digits import Digits

@@ -27,6 +27,8 @@ class DigitsConv(Digits):
         {'weight1': (2, 8, 16), 'bias1': (2, 8, 1), 'weight2': (2, 10, 72), 'bias2': (2, 10, 1)}
     """
 
+    inputs_first = False
+
     def start(self, seeds: Tensor) -> Params:
         """Return the networks at initialization: uniform on ±1/√(fan in), as torch's layers."""
         unique, cell = np.unique(seeds.tolist(), return_inverse=True)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.errors import extra
+
 #: 1797 images, half of what is not trained on for validation, half for the test.
 TOTAL = 1797
 
@@ -16,7 +18,8 @@ TOTAL = 1797
 @functools.cache
 def digits() -> tuple[Tensor, Tensor]:
     """Return the images (1797, 64), scaled to [-1, 1], float32, and the labels (1797,)."""
-    from sklearn.datasets import load_digits
+    with extra("lab", by=__name__):
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = torch.tensor(bunch.data / 8 - 1, dtype=torch.float32)
@@ -34,7 +37,8 @@ def breast_cancer() -> tuple[Tensor, Tensor]:
         >>> tuple(features.shape), int(labels.sum())
         ((569, 30), 357)
     """
-    from sklearn.datasets import load_breast_cancer
+    with extra("lab", by=__name__):
+        from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
     return torch.tensor(bunch.data, dtype=torch.float64), torch.tensor(bunch.target)

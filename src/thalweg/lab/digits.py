@@ -42,6 +42,7 @@ class Digits(Problem):
 
     dtype = torch.float32
     elementwise = False
+    inputs_first = True
     quantities: tuple[str, ...] = ("validation_accuracy", "test_accuracy")
 
     def __init__(

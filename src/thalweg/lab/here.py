@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from thalweg import parameters
-from thalweg.ascent import Context, Number, Perturbation, nothing
+from thalweg.ascent import Context, Notebook, Number, Perturbation
 from thalweg.errors import ThalwegError
 from thalweg.lab.grid import column
 from thalweg.lab.problems import Params
@@ -25,6 +26,7 @@ class Here:
         v: Velocities.
         memory: What the parts remember.
         step: How many steps went before.
+        inputs_first: Whether matrices have a row for each input.
     """
 
     w: Params
@@ -32,6 +34,7 @@ class Here:
     v: Params
     memory: Memory
     step: int
+    inputs_first: bool = False
 
     def every(self, found: Params) -> list[Tensor]:
         """Return one tensor for each parameter."""
@@ -80,6 +83,7 @@ class Here:
             names=lambda: names,
             point=point,
             cells=1,
+            inputs_first=self.inputs_first,
         )
 
 
@@ -130,9 +134,23 @@ class Memory:
         self.known = known
         self.kept: Params = {}
 
-    def of(self, names: Sequence[str]) -> Page:
+    def of(self, names: Sequence[str]) -> Notebook:
         """Return what is remembered of these parameters, as lists in their order."""
-        return Page(self, names)
+        return Notebook(self, names)
+
+    def get(self, at: tuple[str, str | None], default: Any = None) -> Any:
+        """Return what was kept, or else what is settled.
+
+        Args:
+            at: The name, and that of the parameter; ``None`` for a number.
+            default: What is returned where there is nothing.
+        """
+        label = _label(*at)
+        return self.kept.get(label, self.known.get(label, default))
+
+    def __setitem__(self, at: tuple[str, str | None], value: Number) -> None:
+        """Keep a tensor of a parameter, or a number for every cell; a float is the same for all."""
+        self.kept[_label(*at)] = torch.as_tensor(value)
 
     def settle(self, size: Number, live: Tensor | None = None) -> None:
         """Remember what was kept, of the cells whose gradient was finite.
@@ -154,35 +172,5 @@ class Memory:
         self.known, self.kept = self.known | settled, {}
 
 
-class Page:
-    """The memory for parts that see some of the parameters.
-
-    Args:
-        memory: Of all parameters.
-        names: Those, in the order of the lists.
-    """
-
-    def __init__(self, memory: Memory, names: Sequence[str]) -> None:
-        self._memory, self._names = memory, names
-
-    def recall(self, name: str, like: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the tensors kept under a name; zeros of the shapes of ``like`` before that."""
-        found = [self._find(f"{name} of {k}") for k in self._names]
-        return [nothing(t) if old is None else old for old, t in zip(found, like, strict=True)]
-
-    def keep(self, name: str, tensors: Sequence[Tensor]) -> None:
-        """Keep one tensor per parameter."""
-        for k, t in zip(self._names, tensors, strict=True):
-            self._memory.kept[f"{name} of {k}"] = t
-
-    def number(self, name: str, default: float) -> Number:
-        """Return the number kept under a name, one for every cell."""
-        found = self._find(name)
-        return default if found is None else found
-
-    def note(self, name: str, value: Number) -> None:
-        """Keep a number for every cell; a float is the same for all."""
-        self._memory.kept[name] = torch.as_tensor(value)
-
-    def _find(self, name: str) -> Tensor | None:
-        return self._memory.kept.get(name, self._memory.known.get(name))
+def _label(name: str, parameter: str | None) -> str:
+    return name if parameter is None else f"{name} of {parameter}"

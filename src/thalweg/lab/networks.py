@@ -38,6 +38,7 @@ class Network(Problem):
     """
 
     elementwise = False
+    inputs_first = True
     quantities: tuple[str, ...] = ("loss", "lambda_max", "grad_norm", "cluster_share", "top_share")
 
     def __init__(

@@ -26,6 +26,8 @@ class Problem:
     Attributes:
         dtype: Floating-point type of the parameters.
         elementwise: Whether a step is arithmetic on single numbers, which pays to compile.
+        inputs_first: Whether the matrices of a network have a row for each input, and biases one
+            row; else outputs come first, as in torch's layers. Parts that go by fans or rows ask.
         eta: The step size the problem was set up for, or ``None``.
         momentum: Its momentum.
         quantities: The names of what ``observe`` returns.
@@ -48,6 +50,7 @@ class Problem:
 
     dtype: torch.dtype = torch.float64
     elementwise: bool = True
+    inputs_first: bool = False
     eta: float | None = None
     momentum: float = 0.0
     quantities: tuple[str, ...] = ()

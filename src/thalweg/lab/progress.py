@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from thalweg.errors import extra
+
 _PATIENCE = 2.0
 
 
@@ -49,8 +51,9 @@ def progress(label: str, steps: int) -> Iterator[Callable[[int], None]]:
 
 
 def _bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    with extra("lab", by=__name__):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -43,10 +43,10 @@ class Simulation:
         diverged: Whether a cell left every bound.
         steps_run: How many steps a cell took until it diverged, converged, or the end came.
         observed: What the observers kept.
-        lengths: The length of ε at every step, ‖ε_t‖, shape (grid..., steps): of several ascents
-            their sum, on several points or minibatches the mean, 0 where the gate was closed; NaN
-            from the step on at which a cell diverged; of a cell at rest the latest. ``None``
-            unless asked for.
+        lengths: The length of ε at every step in the norm of the method's ball, shape
+            (grid..., steps): of several ascents their sum, on several points or minibatches the
+            mean, 0 where the gate was closed; NaN from the step on at which a cell diverged; of a
+            cell at rest the latest. ``None`` unless asked for.
         compiled: Whether the step was compiled.
         seconds: Wall time.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, extra
 
 Array = np.ndarray[Any, Any]
 
@@ -51,7 +51,8 @@ def mean(values: Any) -> Mean:
         >>> print(mean([1.0, 2.0, 3.0]))
         2 [-0.484, 4.48], 95 % t interval, n = 3
     """
-    from scipy.special import stdtrit  # scikit-learn brings it
+    with extra("lab", by=__name__):
+        from scipy.special import stdtrit
 
     data = np.asarray(values, dtype=float)
     n = data.shape[-1] if data.ndim else 0

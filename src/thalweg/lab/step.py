@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent import Constant, Method, Perturbation, SAMGradient
+from thalweg.ascent.slots import fitting
 from thalweg.errors import ThalwegError, number
 from thalweg.lab.grid import Grid, State, column, minibatches
 from thalweg.lab.here import Here, Memory
@@ -85,8 +86,9 @@ class Step:
         # m-SAM: each minibatch takes its own ascent, and counts as a step of the method
         parts = minibatches(self.problem, batch)
         first = settings.step * len(parts)
+        beside: list[Params] = []
         each = [
-            self.sam_gradient(w, settings, part, v, memory, first + i)
+            self.sam_gradient(w, settings, part, v, memory, first + i, beside)
             for i, part in enumerate(parts)
         ]
         u, length = each[0] if len(each) == 1 else map(_mean, zip(*each, strict=True))
@@ -100,6 +102,9 @@ class Step:
             keep = 1 - settings.eta * base.weight_decay
             w = {k: column(keep, t) * t for k, t in w.items()}
         w = {k: torch.addcmul(w[k], column(settings.eta, w[k]), u[k], value=-1) for k in w}
+        for more in beside:
+            eta = settings.eta / len(parts)
+            w = {k: torch.addcmul(w[k], column(eta, w[k]), more[k], value=-1) for k in w}
         return State(w, v, length, memory.known)
 
     def sam_gradient(
@@ -110,6 +115,7 @@ class Step:
         v: Params | None = None,
         memory: Memory | None = None,
         step: int = 0,
+        beside: list[Params] | None = None,
     ) -> tuple[Params, Params]:
         """Return the SAM gradient on one minibatch, and the length of its ε where it is kept.
 
@@ -120,9 +126,10 @@ class Step:
             v: Velocities, for directions that are made of them.
             memory: What the parts remember; it learns of this step.
             step: How many steps went before.
+            beside: Gets what goes past the base step, where the method has such a part.
         """
         method, memory = self.method, Memory({}) if memory is None else memory
-        here = Here(w, self.chosen or [*w], v or {}, memory, step)
+        here = Here(w, self.chosen or [*w], v or {}, memory, step, self.problem.inputs_first)
         rho = settings.radius(method.schedule, step)
         opened = self.perturb and method.gate(step)  # None: the gradient will tell
         resting = not isinstance(method.schedule, Constant) and not bool((rho > 0).any())
@@ -138,8 +145,7 @@ class Step:
             if i == 0:
                 g = found
                 live = self._judged(g, here, live) if opened is None else live
-            each = rho if method.ascents == 1 else rho / method.ascents
-            way.append(self._perturbation(here.some(found), each, settings, here, live))
+            way.append(self._perturbation(here.some(found), rho, settings, here, live))
         ways, uphill = [], []
         for point, share in enumerate(method.points):
             if not method.looks:
@@ -150,7 +156,12 @@ class Step:
         self._learn(g, h, here, live)
         u = h
         if method.looks and not isinstance(method.combine, SAMGradient):
-            u = here.named(method.combine(here.every(g), here.every(h), here.context()))
+            both = here.every(g), here.every(h), here.context()
+            u = here.named(fitting("combine", method.combine, method.combine(*both), both[1]))
+            if beside is not None and hasattr(method.combine, "beside"):
+                more = here.named(method.combine.beside(*both))
+                zeros = {k: torch.zeros_like(t) for k, t in more.items()}
+                beside.append(more if live is None else _chosen(live, more, zeros))
         if method.looks and live is not None:
             closed = self._reused(g, here, closed=opened is None)
             u = _chosen(live, u, _chosen(rho > 0, closed, g))
@@ -173,8 +184,9 @@ class Step:
         live: Tensor | None,
         point: int = 0,
     ) -> Perturbation:
-        context = here.context(here.names, point)
-        p = self.method.perturbation(gradient, rho, settings.power, context=context)
+        context, cap, k = here.context(here.names, point), self.method.cap, self.method.ascents
+        rho = rho if k == 1 else rho / k
+        p = self.method.perturbation(gradient, rho, settings.power, context=context, cap=cap / k)
         here.memory.settle(p.norm, live)
         return p
 
@@ -202,8 +214,9 @@ class Step:
             return {}
         if not ways:
             return {"": torch.zeros_like(rho)}
-        each = [p.length for way in ways for p in way]
-        length = torch.as_tensor(each[0] if len(each) == 1 else sum(each) / len(ways))
+        # In the norm of the ball, as rho is.
+        each = [torch.as_tensor(p.factor).abs() * p.norm for way in ways for p in way]
+        length = each[0] if len(each) == 1 else torch.stack(each).sum(0) / len(ways)
         return {"": length if live is None else torch.where(live, length, 0.0)}
 
 

@@ -67,6 +67,7 @@ class Text(Problem):
 
     dtype = torch.float32
     elementwise = False
+    inputs_first = True
     quantities: tuple[str, ...] = (
         "validation_loss",
         "test_loss",

@@ -25,7 +25,7 @@ from thalweg.presets.directions import (
 )
 from thalweg.presets.lengths import micro_batch, monge, power, sam, unified, usam
 from thalweg.presets.listing import MISSING, PRESETS, Card, card, cards
-from thalweg.presets.mixes import mix, spherical, stable, surrogate_gap
+from thalweg.presets.mixes import decoupled, mix, spherical, stable, surrogate_gap
 from thalweg.presets.tensors import nuclear, per_tensor, spectral_ball, spectral_radius, trust_ratio
 from thalweg.presets.times import (
     adaptive_gate,
@@ -48,6 +48,7 @@ __all__ = [
     "averaged",
     "card",
     "cards",
+    "decoupled",
     "fisher",
     "friendly",
     "gaussian",

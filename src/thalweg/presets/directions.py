@@ -30,9 +30,9 @@ def friendly(sigma: float = 1.0, decay: float = 0.9) -> Method:
         `variance_suppressed` keeps, and both are said to gain.
 
     Source:
-        Li et al., Friendly Sharpness-Aware Minimization, CVPR 2024. A common port subtracts m as
-        it was before this step, and starts it at the first gradient: at σ = 1 the one is the same
-        direction, the other wears off.
+        Li et al., Friendly Sharpness-Aware Minimization, CVPR 2024. The authors' code, and ports of
+        it, subtract m as it was before this step, and start it at the first gradient: at σ = 1 the
+        one is the same direction, the other wears off.
 
     Example:
         >>> friendly().direction
@@ -107,7 +107,7 @@ def momentum(key: str = "momentum_buffer") -> Method:
 
 
 def previous_gradient() -> Method:
-    """The ascent along the gradient of the step before, in one gradient a step.
+    """The ascent along the gradient of the step before, in one gradient a step (AsyncSAM).
 
     Formula:
         ε = ρ h' / ‖h'‖, h' the h of the step before, 0 at the first step,  u = h

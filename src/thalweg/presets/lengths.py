@@ -79,7 +79,8 @@ def power(p: float = 2.0, max_norm: float | None = None) -> Method:
         in parameter units times ‖g‖^(p-1); at p = 2 in units of the loss.
 
     Args:
-        p: 0 is USAM, 1 SAM, 2 LE-SAM, which lowers ρ to 0 over the last epochs, too.
+        p: 0 is USAM, 1 SAM, 2 LE-SAM, which lowers ρ to 0 over the last epochs, too: give the
+            method a ``schedule=Cosine(steps, begin=...)``.
         max_norm: Cap on ‖ε‖; ``None`` is 1 above p = 1 (our choice), else no cap.
 
     Cost:
@@ -163,7 +164,7 @@ def monge() -> Method:
 
 
 def micro_batch(m: float, m_ref: float, power: float = 1.0) -> Method:
-    """SAM for ascents on m examples each, with the ρ that was chosen for m_ref examples.
+    """SAM for ascents on m examples each, with the ρ chosen for m_ref examples (m-SAM).
 
     Put the loop over micro-batches around ``sam.passes()``. With other micro-batches the same ρ
     would be another penalty: see :func:`thalweg.theory.radius_for_microbatch`, which assumes that
@@ -187,9 +188,9 @@ def micro_batch(m: float, m_ref: float, power: float = 1.0) -> Method:
         nothing more.
 
     Evidence:
-        Replicated, that small m helps. The rule is derived here, for micro-batches whose gradients
-        are mostly noise; the claim `microbatch` finds that the best ρ moves as it says, but less
-        far.
+        Derived here, the rule, for micro-batches whose gradients are mostly noise; the claim
+        `microbatch` finds that the best ρ moves as it says, but less far. Replicated is that small
+        m helps.
 
     Source:
         m: Foret et al., Sharpness-Aware Minimization, ICLR 2021. The rule: derived here.

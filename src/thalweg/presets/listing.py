@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ PRESETS: tuple[Callable[..., Method], ...] = (
     lengths.monge,
     chosen.sparse,
     mixes.spherical,
+    mixes.decoupled,
     tensors.nuclear,
     tensors.spectral_ball,
     directions.multi_step,
@@ -119,7 +120,9 @@ def card(name: str) -> Card:
     """
     known = {preset.__name__: preset for preset in PRESETS}
     if name not in known:
-        raise ThalwegError(f"the name must be one of {', '.join(known)}, got {name!r}")
+        raise ThalwegError(
+            f"the name must be one of {', '.join(known)}, got {name!r}{_meant(name, known)}"
+        )
     text = inspect.getdoc(known[name])
     if text is None:
         raise ThalwegError("python must keep docstrings, got -OO: what is known stands there")
@@ -137,6 +140,17 @@ def card(name: str) -> Card:
         arguments={arg: _line(meaning) for arg, meaning in zip(told[::2], told[1::2], strict=True)},
         defaults={k: v.default for k, v in given.items() if v.default is not v.empty},
     )
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """Where a name that no preset has is spoken of, such as the acronym of a paper."""
+    word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
+    own = [each for each in known if each == name.lower()]
+    named = own or [c.name for c in cards() if word.search(f"{c.summary} {c.source}")]
+    hints = [f": see {', '.join(named)}"] if named else []
+    if not own:
+        hints += [f" ({names}: {why})" for names, why in MISSING.items() if word.search(names)]
+    return "".join(hints)
 
 
 def _line(text: str) -> str:
@@ -160,9 +174,6 @@ MISSING: dict[str, str] = {
         "recipes."
     ),
     "m-SAM": ("The loop over micro-batches around sam.passes() is yours; micro_batch gives the ρ."),
-    "WSAM, decoupled": (
-        "It adds to the weights after the base optimizer's step; mix(k) is the coupled form."
-    ),
     "RWP, ARWP, Flat-LoRA": (
         "They mix the gradient at the random place with that of another batch here; gaussian takes "
         "the first alone."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thalweg.ascent import FollowLR, Method, Mix, Rescaled, Spherical, SurrogateGap
+from thalweg.ascent import Decoupled, FollowLR, Method, Mix, Rescaled, Spherical, SurrogateGap
 
 
 def surrogate_gap(
@@ -76,6 +76,38 @@ def mix(k: float = 0.8) -> Method:
         Mix(k=0.5)
     """
     return Method(combine=Mix(k))
+
+
+def decoupled(k: float = 1.0) -> Method:
+    """The gradient for the base optimizer, and the sharpness beside its step (decoupled WSAM).
+
+    Formula:
+        ε = ρ g / ‖g‖,  u = g,  and after the base optimizer's step w ← w - lr k (h - g)
+
+    Rho:
+        as SAM.
+
+    Args:
+        k: With plain SGD 1 is SAM; our choice. WSAM has k = γ/(1-γ), at its γ = .9 that is 9.
+
+    Cost:
+        2 gradients.
+
+    Memory:
+        g and k (h - g), beside h.
+
+    Evidence:
+        Authors only.
+
+    Source:
+        Yue et al., Sharpness-Aware Minimization Revisited: Weighted Sharpness as a Regularization
+        Term, KDD 2023.
+
+    Example:
+        >>> decoupled(9).combine
+        Decoupled(k=9.0)
+    """
+    return Method(combine=Decoupled(k))
 
 
 def stable() -> Method:

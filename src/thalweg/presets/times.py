@@ -8,7 +8,7 @@ from thalweg.presets.lengths import micro_batch
 
 
 def look_back(k: int = 5, alpha: float = 0.7) -> Method:
-    """SAM at every k-th step; in between, the part of it that lies across g is used again.
+    """SAM at every k-th step; between, its part across g is used again (LookSAM).
 
     Formula:
         every k-th step: u = h, g_v = h - (<g, h> / ‖g‖²) g;  else u = g + α (‖g‖ / ‖g_v‖) g_v
@@ -84,7 +84,7 @@ def adaptive_gate(total: int, early: float = 1.0, late: float = -1.0, decay: flo
         as SAM.
 
     Args:
-        total: How many steps training has.
+        total: How many steps training has: loops over ``sam.passes()``.
         early: c₀; 1: few steps are perturbed at first.
         late: c₁; -1: nearly all are at last.
         decay: Of the running mean and variance.
@@ -96,7 +96,7 @@ def adaptive_gate(total: int, early: float = 1.0, late: float = -1.0, decay: flo
         two numbers.
 
     Evidence:
-        Authors, and as a baseline of others.
+        Authors only; others have it as a baseline.
 
     Source:
         Jiang et al., An Adaptive Policy to Employ Sharpness-Aware Minimization, ICLR 2023.
@@ -119,7 +119,9 @@ def late(total: int, share: float = 0.25) -> Method:
         as SAM; .05 with AdamW (second source).
 
     Args:
-        total: How many steps training has; more than that are perturbed, too.
+        total: How many steps training has, which are loops over ``sam.passes()``: with one for
+            every micro-batch there are more than the base optimizer takes. What comes after them is
+            perturbed, too.
         share: Of the steps, the last how many; a quarter is our choice.
 
     Cost:
@@ -157,7 +159,7 @@ def warm_start(first: int) -> Method:
         as SAM; it depends less on it (authors).
 
     Args:
-        first: How many steps are plain; a short part of training.
+        first: How many steps, loops over ``sam.passes()``, are plain; a short part of training.
 
     Cost:
         2 gradients after the first steps, 1 in them.
@@ -186,10 +188,11 @@ def modern(total: int, share: float = 0.25, m: float = 1.0, m_ref: float = 1.0) 
         before it u = g;  r_l = √(fan_out / fan_in)
 
     Rho:
-        that of `spectral_radius`, chosen at m_ref.
+        that of `spectral_radius`, chosen at m_ref; as there, leave out tables of embeddings.
 
     Args:
-        total: How many steps training has.
+        total: How many steps training has: loops over ``sam.passes()``, of which m-SAM has several
+            to a step of the base optimizer.
         share: Of the steps, the last how many.
         m: Examples per ascent.
         m_ref: Examples per ascent that ρ was chosen for.

@@ -6,10 +6,10 @@ from thalweg.ascent import L2, AdamMetric, Fisher, LInf, Magnitude, Method
 
 
 def asam(offset: float = 0.01) -> Method:
-    """ASAM, as its authors have it: entries move by their own size, biases by 1.
+    """ASAM, as its authors have it: entries of weights move by their own size, the rest by 1.
 
     Formula:
-        ε = ρ T² g / ‖T g‖,  u = h;  T = |w| + η, and 1 for biases
+        ε = ρ T² g / ‖T g‖,  u = h;  T = |w| + η where the name has "weight" in it, else 1
 
     Rho:
         .5 is the default of the authors' code; not that of `asam_all`.
@@ -25,8 +25,10 @@ def asam(offset: float = 0.01) -> Method:
 
     Evidence:
         Replicated with mixed results; adaptive sharpness does not foretell generalization.
-        As in the authors' code a bias is told by its name; gains of normalization layers are
-        scaled.
+        As in the authors' code the name decides: gains of normalization layers are scaled; biases,
+        and what is a parameter of a module by itself, such as tokens and embeddings of positions,
+        are not. Where names are not known, or none has "weight" in it, matrices are scaled and
+        vectors are not.
 
     Source:
         Kwon et al., ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of
@@ -74,14 +76,14 @@ def largest_entry(offset: float = 0.01, biases: bool = False) -> Method:
     """ASAM in the ball of the largest entry: every entry moves as far as it may.
 
     Formula:
-        ε = ρ T sign(g),  u = h;  T = |w| + η, and 1 for biases
+        ε = ρ T sign(g),  u = h;  T = |w| + η where the name has "weight" in it, else 1
 
     Rho:
         smaller than that of ASAM: no entry rests.
 
     Args:
         offset: η; as in `asam`.
-        biases: Whether biases are scaled, too.
+        biases: Whether all is scaled, biases, too.
 
     Cost:
         2 gradients.
@@ -103,18 +105,19 @@ def largest_entry(offset: float = 0.01, biases: bool = False) -> Method:
     return Method(ball=LInf(scale=Magnitude(offset, biases)))
 
 
-def adam_metric(floor: float = 1e-8, decay: float = 0.999) -> Method:
+def adam_metric(floor: float = 1e-8, decay: float | None = None) -> Method:
     """SAM in the metric of Adam, whose second moment is at hand.
 
     Formula:
         ε = ρ D⁻¹ g / √(gᵀ D⁻¹ g),  u = h;  D = √(v̂ + floor)
 
     Rho:
-        √Σ D ε² is its unit; no published value for this form.
+        √Σ D ε² is its unit; no published value for this form. In the first step, where there is no
+        v̂ yet, D is 1, and ε may be far shorter than after it: give it `warm_start`'s gate.
 
     Args:
         floor: Added to v̂; our choice.
-        decay: β₂ of the base optimizer, which must be Adam or AdamW; theirs.
+        decay: β₂; ``None`` for that of the base optimizer, which must be Adam or AdamW.
 
     Cost:
         2 gradients.

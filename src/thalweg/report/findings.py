@@ -5,7 +5,10 @@ Made from the results alone, so that no number in it is written by hand.
 
 from __future__ import annotations
 
+from typing import get_args
+
 from thalweg.results import Chart, ClaimRecord, ResultsFolder
+from thalweg.results.record import Verdict
 
 _HEADS = ("finding", "what the paper says", "what we derived", "what we measured", "holds?")
 _ANSWERS = {"holds": "yes", "does not hold": "no", "open": "undecided"}
@@ -39,6 +42,8 @@ def markdown(results: ResultsFolder) -> tuple[str, dict[str, Chart]]:
         "where it comes from: [theory](theory.md). An empty field: nothing known to us, or nothing "
         "to derive.",
         "",
+        _tally(records),
+        "",
         _row(*_HEADS),
         _row(*["---"] * len(_HEADS)),
     ]
@@ -58,6 +63,15 @@ def markdown(results: ResultsFolder) -> tuple[str, dict[str, Chart]]:
         figures |= zip(names, record.charts, strict=True)
         lines += ["", *_section(record, names)]
     return "\n".join(lines) + "\n", figures
+
+
+def _tally(records: list[ClaimRecord]) -> str:
+    verdicts = [record.verdict for record in records]
+    yes, no, unknown = (verdicts.count(verdict) for verdict in get_args(Verdict))
+    return (
+        f"Claims: {len(records)}, of which {yes} hold, {no} do not, {unknown} are undecided. A "
+        "claim does not hold if one of its checks fails."
+    )
 
 
 def _section(record: ClaimRecord, names: list[str]) -> list[str]:

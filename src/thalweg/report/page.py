@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from plotly.offline import get_plotlyjs
-
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, extra
 from thalweg.report.figures import figure
 from thalweg.results import ClaimRecord, ResultsFolder
+
+with extra("lab", by="thalweg.report"):
+    import jinja2
+    from plotly.offline import get_plotlyjs
 
 HERE = Path(__file__).parent
 

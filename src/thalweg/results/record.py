@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from thalweg.errors import ThalwegError
 
+#: Of a claim; ``"open"``: the samples cannot tell.
 Verdict = Literal["holds", "does not hold", "open"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from thalweg.errors import ThalwegError, everywhere, quantity
+from thalweg.errors import ThalwegError, everywhere, extra, quantity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,8 @@ def log(value: Any) -> Any:
     """Natural logarithm of a positive float or array."""
     if isinstance(value, (int, float)):
         return math.log(value)
-    import numpy as np
+    with extra("lab", by="thalweg.theory"):
+        import numpy as np
 
     return np.log(value)
 

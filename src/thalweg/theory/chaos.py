@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
-from thalweg.errors import everywhere, quantity
+from thalweg.errors import everywhere, extra, quantity
 from thalweg.theory._numbers import Number, log, raised
 from thalweg.theory.bounce import bounce_product
 
@@ -237,7 +237,8 @@ def _log(value: Any) -> Any:
     size = abs(value)
     if isinstance(size, (int, float)):
         return log(size) if size else -math.inf
-    import numpy as np
+    with extra("lab", by="thalweg.theory"):
+        import numpy as np
 
     with np.errstate(divide="ignore"):
         return np.log(size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from thalweg.errors import everywhere, quantity
+from thalweg.errors import everywhere, extra, quantity
 from thalweg.theory._numbers import Number, raised
 
 
@@ -179,6 +179,7 @@ def larger(one: Any, other: Any) -> Any:
     """The larger of two finite or infinite numbers, element by element."""
     if not hasattr(one, "shape") and not hasattr(other, "shape"):
         return max(one, other)
-    import numpy as np
+    with extra("lab", by="thalweg.theory"):
+        import numpy as np
 
     return np.maximum(one, other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from thalweg.errors import everywhere, quantity
+from thalweg.errors import everywhere, extra, quantity
 from thalweg.theory._numbers import Number, raised
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def drift_clock(
     speed = _speed(eta, rho, lambda_max_history, power, momentum, "lambda_max_history")
     shaped = getattr(lambda_max_history, "ndim", 0) > 0
     everywhere("lambda_max_history", lambda_max_history, shaped, "an array, the last axis time")
-    import numpy as np
+    with extra("lab", by="thalweg.theory"):
+        import numpy as np
 
     tau = np.zeros(speed.shape)
     np.cumsum(0.5 * every * (speed[..., 1:] + speed[..., :-1]), axis=-1, out=tau[..., 1:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
-from thalweg.errors import everywhere, quantity
+from thalweg.errors import everywhere, extra, quantity
 from thalweg.theory._numbers import Number
 from thalweg.theory.edges import base_edge, edge, largest_stable_eta, largest_stable_rho
 
@@ -127,7 +127,8 @@ def interpolated_largest_rho(
     )
     if not hasattr(mix, "shape"):
         return cast(Number, whole / (1.0 - mix) if mix < 1 else whole * math.inf)
-    import numpy as np
+    with extra("lab", by="thalweg.theory"):
+        import numpy as np
 
     with np.errstate(divide="ignore"):
         return cast(Number, whole / (1.0 - mix))

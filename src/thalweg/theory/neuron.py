@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
-from thalweg.errors import ThalwegError, everywhere, quantity
+from thalweg.errors import ThalwegError, everywhere, extra, quantity
 from thalweg.theory._numbers import Number, largest, log, raised
 from thalweg.theory.edges import edge
 
@@ -183,7 +183,8 @@ def single_neuron_s_after(
     if not any(hasattr(argument, "shape") for argument in arguments):
         alone: Any = _s_after(*(float(argument) for argument in arguments))
         return cast(Number, alone)
-    import numpy as np
+    with extra("lab", by="thalweg.theory"):
+        import numpy as np
 
     return cast(Number, np.vectorize(_s_after, otypes=[float])(*arguments))
 

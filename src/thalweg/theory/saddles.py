@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
-from thalweg.errors import everywhere, quantity
+from thalweg.errors import everywhere, extra, quantity
 from thalweg.theory._numbers import Number, log
 from thalweg.theory.bounce import bounce_product
 
@@ -70,7 +70,8 @@ def saddle_trap(
     everywhere("curvature", curvature, curvature != 0, "other than 0")
     quantity("power", power, at_least=0)
     if any(hasattr(value, "shape") for value in (eta, rho, curvature, power)):
-        import numpy as np
+        with extra("lab", by="thalweg.theory"):
+            import numpy as np
 
         traps: Any = np.vectorize(_trap, otypes=[float])
         return cast(Number, traps(eta, rho, curvature, power)[()])

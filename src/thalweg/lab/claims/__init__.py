@@ -24,6 +24,7 @@ from thalweg.lab.claims import (
 )
 from thalweg.lab.claims.claim import Claim, Evidence, within
 
+#: Every claim, in the order of the page.
 CLAIMS: tuple[Claim, ...] = (
     exponent.CLAIM,
     stability.CLAIM,

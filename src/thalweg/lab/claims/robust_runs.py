@@ -249,6 +249,7 @@ class _Watched(Problem):
     def __init__(self, task: Problem) -> None:
         self.task, self.looks = task, 0
         self.dtype, self.eta, self.momentum = task.dtype, task.eta, task.momentum
+        self.inputs_first = task.inputs_first
         self.start, self.loss = task.start, task.loss  # type: ignore[method-assign]
         self.gradient, self.stream = task.gradient, task.stream  # type: ignore[method-assign]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from thalweg.errors import extra
 from thalweg.lab import statistics
 from thalweg.lab.claims.robust_runs import Curve, Runs
 from thalweg.lab.claims.robust_sgd import Rival
@@ -125,7 +126,8 @@ def mean(values: Array) -> Mean:
         >>> print(mean(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])))
         +2.00 ± 2.48 (t, n = 3 tasks) [+2.00, +2.00] (bootstrap over seeds)
     """
-    from scipy.special import stdtr  # scikit-learn brings it
+    with extra("lab", by=__name__):
+        from scipy.special import stdtr
 
     row, n = values[0], values.shape[1]
     low, high = statistics.percentiles(values[1:].mean(1))

@@ -1,0 +1,129 @@
+"""The slots of a method: what kind of part each takes, and what the parts must give."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from thalweg.cut import Pieces
+from thalweg.errors import ThalwegError
+
+
+class Slot(NamedTuple):
+    """What a slot takes.
+
+    Attributes:
+        example: A part that fits.
+        arguments: What the part is called with.
+        empty: Whether the slot may be empty.
+        does: What of the part is called, if not the part itself.
+        beside: What else it must have.
+    """
+
+    example: str
+    arguments: str
+    empty: bool = False
+    does: str = ""
+    beside: str = ""
+
+
+SLOTS = {
+    "size": Slot("Monge()", "norm, step", empty=True),
+    "direction": Slot("Gradient()", "gradient, context"),
+    "filter": Slot("AllParameters()", "parameter, name, layer"),
+    "mask": Slot("LargestEntries(0.5)", "direction, context", empty=True),
+    "ball": Slot("L2()", "direction, context", does="sharp"),
+    "schedule": Slot("Constant()", "rho, step, lr"),
+    "gate": Slot("Always()", "step"),
+    "reuse": Slot("Across()", "gradient, context", empty=True, beside="learn"),
+    "combine": Slot("SAMGradient()", "here, uphill, context"),
+}
+
+
+def check_part(slot: str, part: object) -> None:
+    """Raise unless a part can be called as its slot calls it.
+
+    Args:
+        slot: Name of the slot.
+        part: What is to fill it.
+
+    Raises:
+        ThalwegError: If it is no part, or one of another slot that is called otherwise.
+
+    Example:
+        >>> check_part("gate", lambda step: step > 100)
+        >>> check_part("gate", lambda rho, step, lr: rho)
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: gate must be called with (step), and <function <lambda>...
+    """
+    example, arguments, empty, does, beside = SLOTS[slot]
+    if part is None and empty:
+        return
+    act = getattr(part, does, None) if does else part
+    if isinstance(part, type) or not callable(act):
+        raise ThalwegError(
+            f"{slot} must be a part such as {example}{' or None' * empty}, got {part!r}: "
+            "pass an object, not a class or a string"
+        )
+    lacks = beside and not callable(getattr(part, beside, None))
+    if lacks or not _takes(act, len(arguments.split(", "))):
+        which = f".{does}" if does else ""
+        needed = f"{slot} must be called with ({arguments})"
+        needed = f"{needed} and have a method {beside}()" if lacks else needed
+        raise ThalwegError(
+            f"{needed}, and {part!r}{which} does not fit: is it a part of another slot? One that "
+            f"fits is {example}"
+        )
+
+
+def _takes(act: object, count: int) -> bool:
+    try:
+        inspect.signature(act).bind(*range(count))  # type: ignore[arg-type]
+    except ValueError:  # what is built in may not tell
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def fitting(slot: str, part: object, found: object, like: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return what a part gave, if it has a tensor for every parameter.
+
+    Args:
+        slot: Where the part is.
+        part: The part.
+        found: What it gave.
+        like: Tensors of the parameters' shapes, in their order.
+
+    Raises:
+        ThalwegError: If it is no list of tensors, has more or fewer of them, or other shapes.
+
+    Example:
+        >>> import torch
+        >>> fitting("mask", len, [torch.ones(1)], [torch.ones(2)])
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: mask must give one tensor for each parameter, of its shape; ...
+    """
+    came = repr(type(found).__name__)
+    if isinstance(found, list | tuple | Pieces):
+        given = found.cut.like if isinstance(found, Pieces) else found
+        shapes: list[Any] = [getattr(t, "shape", None) for t in given]
+        wanted = [t.shape for t in like]
+        if shapes == wanted:
+            return found
+        if None in shapes:
+            came = "what is no tensor"
+        elif len(shapes) != len(wanted):
+            came = f"{len(shapes)} tensors for {len(wanted)} parameters"
+        else:
+            i = [a == b for a, b in zip(shapes, wanted, strict=True)].index(False)
+            came = f"{tuple(shapes[i])} at place {i}, where the parameter is {tuple(wanted[i])}"
+    raise ThalwegError(
+        f"{slot} must give one tensor for each parameter, of its shape; {type(part).__name__} "
+        f"gave {came}: return a list in the order of what came in"
+    )
