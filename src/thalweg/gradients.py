@@ -192,9 +192,11 @@ class Both:
         """
         held = self.parameters
         if type(combined) is Pieces and not any(map(self._before.__contains__, held)):
-            for some, made in combined.pairs([p.grad for p in held if p.grad is not None]):
-                torch._foreach_copy_(some, made)
-            return
+            there = [p.grad for p in held if p.grad is not None]
+            if not any(g.is_sparse for g in there):
+                for some, made in combined.pairs(there):
+                    torch._foreach_copy_(some, made)
+                return
         for p, u in zip(held, list(combined), strict=True):
             self._put(p, u)
 
