@@ -25,7 +25,9 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 sam = thalweg.SAM(optimizer, model, rho=0.05, method=presets.per_tensor())
 ```
 
-Parts of presets mix: `dataclasses.replace(presets.asam(), gate=presets.late(1000).gate)`.
+Parts of presets mix: `dataclasses.replace(presets.asam(), gate=presets.late(1000).gate)`;
+[parts of your own](your-own-method.md) mix with them. What each preset was worth on our real data:
+[race](race.md); what its steps cost: [family](family.md).
 
 In the formulas g is the gradient at w, h that at w + ε, u what the base optimizer gets; products
 and norms are those of all parameters together, where no index says otherwise. Gradients are counted
