@@ -1,5 +1,7 @@
 """Lists gone through in pieces: what is made is what lists of whole tensors would give."""
 
+import math
+
 import pytest
 import torch
 
@@ -165,3 +167,31 @@ def test_a_method_does_the_same_in_pieces_and_whole(name, groups, monkeypatch):
     torch.testing.assert_close(torch.tensor(told), torch.tensor(said), rtol=1e-11, atol=0)
     plain, _ = trained(Method(), groups)
     assert not torch.allclose(plain[0], pieces[0], rtol=1e-7, atol=0)
+
+
+LARGE = [(300, 400), (40,), (200, 150)]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-18, 1e18], ids=["usual", "tiny", "huge"])
+@pytest.mark.parametrize("turned", [False, True], ids=["contiguous", "not contiguous"])
+@pytest.mark.parametrize("points", [(1.0,), (0.5, 1.0)], ids=["one point", "two points"])
+@pytest.mark.parametrize("telemetry", [False, True], ids=["", "telemetry"])
+def test_the_length_of_an_epsilon_in_pieces_is_how_far_it_led(
+    pieces, telemetry, points, turned, factor
+):
+    draw = torch.Generator().manual_seed(3)
+    w = [torch.randn(shape, generator=draw) for shape in LARGE]
+    w = [torch.nn.Parameter(t.T.contiguous().T if turned and t.ndim == 2 else t) for t in w]
+    target = [torch.randn(shape, generator=draw) for shape in LARGE]
+    groups = [{"params": w[:1], "rho": 0.4}, {"params": w[1:], "rho": 0.1}]
+    method = Method(ball=L2(scale=Magnitude(0.1, biases=True)), points=points)
+    sam = thalweg.SAM(torch.optim.SGD(groups, lr=0.1), None, method=method, telemetry=telemetry)
+    before = [p.detach().clone() for p in w]
+    for here in sam.passes():
+        if here.last:
+            far = parameters.norm([p.detach() - b for p, b in zip(w, before, strict=True)])
+        loss = sum((p * t).sum() + (p * p * t).sum() for p, t in zip(w, target, strict=True))
+        (factor * loss).backward()
+    assert 0 < float(far) < math.inf
+    assert sam.last.perturbation_norm == pytest.approx(float(far), rel=1e-4)
+    assert all(map(torch.equal, w, before))

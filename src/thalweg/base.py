@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import operator
@@ -160,6 +161,8 @@ def moves(
     if type(direction) is Pieces:  # of all groups together
         if len(groups) > 1:
             direction = shared(direction)
+        if math.isnan(epsilon.length) and isinstance(direction, Pieces):
+            direction.measure()
         parts = [([p for _, held in groups for p in held], direction, 1.0)]
     else:
         rest = iter(direction)
@@ -167,7 +170,20 @@ def moves(
     last = told(epsilon, cap / ascents)
     if costly:
         return last, [(w, d, epsilon.factor * share) for w, d, share in parts]
-    return last, [(w, d, float(epsilon.factor) * share) for w, d, share in parts if last.moved]
+    return last, [(w, d, float(epsilon.factor) * share) for w, d, share in parts if epsilon.factor]
+
+
+def measured(last: Last, moves: Moves) -> Last:
+    """Return the record with the length of an ε that was made piece by piece to move the weights.
+
+    Args:
+        last: The record.
+        moves: What :func:`moves` gave with it, at its whole length.
+    """
+    _, direction, factor = moves[0] if moves else ([], [], 0.0)
+    if not isinstance(direction, Pieces) or not math.isnan(last.perturbation_norm):
+        return last
+    return dataclasses.replace(last, perturbation_norm=factor * direction.measured())
 
 
 def together(before: Moves, after: Moves) -> tuple[Moves, Number]:

@@ -7,6 +7,7 @@ by page, costs far more than the numbers in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -147,10 +148,25 @@ class Pieces(Sequence[Tensor]):
     def __init__(self, cut: Cut, work: Callable[..., Any], lists: Sequence[Any]) -> None:
         self.cut, self._work, self._lists = cut, work, lists
         self._wholes: list[Tensor] = []
+        self._lengths: list[float] | None = None
 
     def piece(self, k: int) -> Any:
         """Make one piece."""
         return self._work(*[held.piece(k) for held in self._lists])
+
+    def measure(self) -> None:
+        """From now on look how long pieces are when they are made for others: it costs least."""
+        self._lengths = []
+
+    def measured(self) -> float:
+        """Return the Euclidean norm of what was made since :meth:`measure`, and look no longer."""
+        lengths, self._lengths = self._lengths, None
+        return math.hypot(*lengths) if lengths else float(parameters.norm(self._made()))
+
+    def _looked_at(self, made: Tensor) -> Tensor:
+        if self._lengths is not None:
+            self._lengths.append(parameters.norm_of(lambda: [made.reshape(-1)]))
+        return made
 
     @torch.no_grad()
     def each(self) -> list[Any]:
@@ -173,7 +189,7 @@ class Pieces(Sequence[Tensor]):
         for k, portion in enumerate(self.cut.portions):
             other = others[portion.places[0]]
             if portion.start >= 0 and other in wanted:
-                yield other, portion, self.piece(k)
+                yield other, portion, self._looked_at(self.piece(k))
 
     def pairs(
         self, targets: Sequence[Tensor], but: Container[Tensor] = ()
@@ -187,13 +203,13 @@ class Pieces(Sequence[Tensor]):
         for k, portion in enumerate(self.cut.portions):
             some = [targets[i] for i in portion.places]
             if portion.start < 0:
-                yield some, _apart(self.piece(k), some)
+                yield some, _apart(self._looked_at(self.piece(k)), some)
             elif some[0] in but:
                 continue
             elif some[0].is_contiguous():
-                yield [portion.of(some[0])], [self.piece(k)]
+                yield [portion.of(some[0])], [self._looked_at(self.piece(k))]
             elif portion.start == 0:
-                yield some, [self[portion.places[0]]]
+                yield some, [self._looked_at(self[portion.places[0]])]
 
     def __len__(self) -> int:
         return len(self.cut.like)
@@ -208,9 +224,10 @@ class Pieces(Sequence[Tensor]):
     def _made(self) -> list[Tensor]:
         if not self._wholes:
             wholes = [torch.empty(t.shape, dtype=t.dtype) for t in self.cut.like]
+            lengths, self._lengths = self._lengths, None  # these are not made for others
             for some, parts in self.pairs(wholes):
                 torch._foreach_copy_(some, parts)
-            self._wholes = wholes
+            self._wholes, self._lengths = wholes, lengths
         return self._wholes
 
 

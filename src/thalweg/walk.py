@@ -150,12 +150,12 @@ class Walk:
             if point == 0:
                 self._tell_apart(self._trained if self._needs_both else [], here=False)
             self.last, self._moves = self._epsilon(point)
-        share = self._method.points[point]
-        moves = self._moves if share == 1 else [(w, d, f * share) for w, d, f in self._moves]
+        share, way = self._method.points[point], self._moves
+        moves = way if share == 1 else [(w, d, f * share) for w, d, f in way]
         if point == len(self._method.points) - 1:
             self._moves = []  # so that the pass does not keep the ascent gradient
         self._move(moves)
-        self.last = self._gear.watch.moved(self.last, moves)
+        self.last = self._gear.watch.moved(base.measured(self.last, way), moves)
 
     def _leave(self, point: int) -> None:
         """After a pass at a point uphill: keep its gradient, if it is not the last."""
@@ -227,7 +227,8 @@ class Walk:
         held = [p for _, some in groups for p in some]
         last, moves = base.moves(method, groups, found, scale, self._context(held, point))
         if gear.telemetry:  # looks at ε again when the weights, of which it may be made, have moved
-            moves = [(some, list(direction), factor) for some, direction, factor in moves]
+            whole = [(some, list(direction), factor) for some, direction, factor in moves]
+            last, moves = base.measured(last, moves), whole
         if method.looks:
             self._size = self._size + last.grad_norm
             self._loop.callback(gear.scaling.tell_others(self._trained, last.grad_norm))

@@ -18,6 +18,7 @@ from thalweg.ascent.gate import Always, Gate, Reuse
 from thalweg.ascent.schedule import Constant, Schedule
 from thalweg.ascent.size import Size, size
 from thalweg.ascent.slots import SLOTS, check_part, fitting
+from thalweg.cut import Pieces
 from thalweg.errors import ThalwegError, number, whole
 
 #: For p > 1, ε grows as the gradient shrinks; beyond this length training collapsed for every p.
@@ -59,7 +60,8 @@ class Perturbation(NamedTuple):
         direction: One tensor per parameter; in the Euclidean ball, the gradient itself.
         factor: The number that multiplies it.
         norm: Dual norm n of the unscaled direction; its Euclidean norm in the Euclidean ball.
-        length: ‖ε‖, its Euclidean length, whatever the ball is.
+        length: ‖ε‖, its Euclidean length, whatever the ball is; NaN where the direction is made
+            piece by piece, and so is measured when it moves the weights.
     """
 
     direction: Sequence[Tensor]
@@ -281,7 +283,9 @@ class Method:
         if direction is not found:
             direction = fitting("ball", self.ball, direction, found)
             measure = measure or context.norm
-        if measure is not None:
+        if measure is not None and isinstance(direction, Pieces) and cap == math.inf:
+            span = math.nan  # it is measured when the weights move: that costs least
+        elif measure is not None:
             span = measure(direction)
             span = float(span) if type(n) is float else span
             span = span if scale is None else span / scale
