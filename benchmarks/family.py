@@ -31,6 +31,7 @@ from thalweg import presets
 from thalweg.ascent import (
     L2,
     AdamMetric,
+    Decoupled,
     LInf,
     Magnitude,
     Mix,
@@ -61,6 +62,7 @@ MORE = {
     Rescaled: 3,  # h, twice, and what is made of it
     SurrogateGap: 5,  # g and h, twice, and what is made of them
     Spherical: 5,
+    Decoupled: 7,  # g, h, u and what waits; that, and the weights twice
 }
 
 METHOD = """\

@@ -30,7 +30,7 @@ def build(**changes):
             r"optimizer must be a torch\.optim\.Optimizer, got Linear",
         ),
         ({"optimizer": None}, r"optimizer must be a torch\.optim\.Optimizer, got NoneType"),
-        ({"optimizer": [torch.ones(1)]}, r"got list: pass the innermost torch optimizer"),
+        ({"optimizer": [torch.ones(1)]}, r"got list: write SAM\(torch.optim.SGD"),
         (
             {"optimizer": torch.optim.LBFGS([torch.ones(1, requires_grad=True)])},
             r"one gradient a step, but LBFGS takes many .* choose another base optimizer",

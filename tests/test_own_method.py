@@ -184,3 +184,28 @@ def test_all_names_of_the_page_are_there():
     assert thalweg.Method is Method
     for name in re.findall(r"context\.(\w+)", PAGE):
         assert hasattr(thalweg.ascent.Context(), name), name
+
+
+def test_a_gate_that_leaves_it_to_the_gradient_must_judge():
+    method = Method(gate=lambda step: None)
+    w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, rho=0.2, method=method)
+    message = r"gate must be True or False .*judge\(gradient, context\)"
+    with pytest.raises(ThalwegError, match=message):
+        sam.step(lambda: (CURVATURES * w**2 / 2).sum().backward())
+    assert w.tolist() == [1.0, 1.0]
+    with pytest.raises(ThalwegError, match=message):
+        simulate(Quadratic([2.0], start=[1.0]), eta=0.1, rho=0.2, steps=2, method=method)
+
+
+def test_a_whole_method_is_no_part():
+    with pytest.raises(ThalwegError, match="gate must be a part, got a whole method: pass"):
+        Method(gate=thalweg.presets.late(60))
+
+
+def test_arrays_are_no_tensors():
+    method = Method(direction=lambda gradient, context: [g.numpy() for g in gradient])
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, rho=0.2, method=method)
+    with pytest.raises(ThalwegError, match=r"direction must give .*what is no tensor"):
+        sam.step(lambda: (w**2).sum().backward())

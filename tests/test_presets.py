@@ -148,7 +148,7 @@ BAD = {
     "k": (lambda: presets.multi_step(0), "k must be a whole number >= 1, got 0"),
     "p": (lambda: presets.power(-1), "p must be a finite number >= 0, got -1"),
     "probability": (lambda: presets.random_gate(2), "probability must be at most 1, got 2.0"),
-    "unknown": (lambda: presets.card("SAM"), "the name must be one of sam, usam, .*got 'SAM'"),
+    "unknown": (lambda: presets.card("SAM"), "must be that of a preset, got 'SAM': see sam"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -37,8 +37,11 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
             f"SAM({optimizer.__name__}(model.parameters(), lr=...), model)"
         )
     if not isinstance(optimizer, torch.optim.Optimizer):
-        swapped = isinstance(optimizer, nn.Module)
-        remedy = "write SAM(optimizer, model)" if swapped else "pass the innermost torch optimizer"
+        remedy = "pass the innermost torch optimizer"
+        if isinstance(optimizer, nn.Module):
+            remedy = "write SAM(optimizer, model)"
+        elif isinstance(optimizer, Iterable):  # as other SAMs are made
+            remedy = "write SAM(torch.optim.SGD(parameters, lr=...), model), or take compat.SAM"
         raise ThalwegError(
             f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}: {remedy}"
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thalweg import base, beside, checks, gradients, parameters, replay
 from thalweg.ascent import Context, Method, Number, SAMGradient
-from thalweg.ascent.slots import fitting
+from thalweg.ascent.slots import fitting, judged
 from thalweg.gear import Gear
 from thalweg.hold import Moves
 from thalweg.memory import chosen
@@ -94,7 +94,7 @@ class Walk:
         found = [added[p] if p in added else torch.zeros_like(p) for p in held]
         gradient = _over(base.aligned(held, found), scale)
         context = dataclasses.replace(self._context(held), norm=base.norm)
-        opened = bool(self._method.gate.judge(gradient, context))  # type: ignore[attr-defined]
+        opened = bool(judged(self._method.gate, gradient, context))
         if opened:
             self._held = self._both.aside()
             self._loop.callback(self._held.merge)

@@ -1,13 +1,16 @@
 """What a claim is made of: plain settings, and a verdict that follows from its checks."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
+from thalweg import ThalwegError
 from thalweg.lab.claims import CLAIMS, Evidence
 from thalweg.lab.claims.claim import within
-from thalweg.results import SIZES, Check
+from thalweg.lab.study import study
+from thalweg.results import SIZES, Check, ResultsFolder
 
 BY_NAME = {claim.name: claim for claim in CLAIMS}
 
@@ -57,3 +60,22 @@ def test_verdict(checks, verdict):
 def test_within(measured, holds):
     assert within("a", 100.0, measured, 0.01).holds is bool(holds)
     assert within("a", -100.0, -measured, 0.01).holds is bool(holds)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"expected": "yes"}, "expected must be one of holds, does not hold, open, got 'yes'"),
+        ({"quick_expected": "no"}, "quick_expected must be one of holds, .*got 'no'"),
+        ({"name": "a/b"}, "name must be letters, digits and dashes, got 'a/b'"),
+    ],
+)
+def test_what_a_claim_is_made_of_is_looked_at(changed, message):
+    with pytest.raises(ThalwegError, match=message):
+        dataclasses.replace(CLAIMS[0], **changed)
+
+
+def test_two_claims_of_one_name_are_refused(tmp_path):
+    twice = study([CLAIMS[0], CLAIMS[0]], ResultsFolder.create(tmp_path))
+    with pytest.raises(ThalwegError, match=f"claims must have names of their .*{CLAIMS[0].name}"):
+        next(twice)

@@ -86,7 +86,9 @@ def test_a_missing_part(record, field):
     ],
 )
 def test_a_part_of_the_wrong_form(record, change):
-    with pytest.raises(ThalwegError, match=r"not the record of a claim|verdict must be one of"):
+    with pytest.raises(
+        ThalwegError, match=r"not the record of a claim|(verdict|expected) must be one of"
+    ):
         ClaimRecord.from_json(record().to_json() | change)
 
 

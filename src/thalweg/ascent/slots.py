@@ -64,6 +64,8 @@ def check_part(slot: str, part: object) -> None:
     if part is None and empty:
         return
     act = getattr(part, does, None) if does else part
+    if not isinstance(part, type) and all(hasattr(part, name) for name in SLOTS):
+        raise ThalwegError(f"{slot} must be a part, got a whole method: pass its .{slot}")
     if isinstance(part, type) or not callable(act):
         raise ThalwegError(
             f"{slot} must be a part such as {example}{' or None' * empty}, got {part!r}: "
@@ -112,7 +114,7 @@ def fitting(slot: str, part: object, found: object, like: Sequence[Tensor]) -> S
     came = repr(type(found).__name__)
     if isinstance(found, list | tuple | Pieces):
         given = found.cut.like if isinstance(found, Pieces) else found
-        shapes: list[Any] = [getattr(t, "shape", None) for t in given]
+        shapes: list[Any] = [t.shape if isinstance(t, Tensor) else None for t in given]
         wanted = [t.shape for t in like]
         if shapes == wanted:
             return found
@@ -127,3 +129,23 @@ def fitting(slot: str, part: object, found: object, like: Sequence[Tensor]) -> S
         f"{slot} must give one tensor for each parameter, of its shape; {type(part).__name__} "
         f"gave {came}: return a list in the order of what came in"
     )
+
+
+def judged(gate: object, gradient: Sequence[Tensor], context: object) -> Any:
+    """Return what a gate says that has left it to the gradient.
+
+    Args:
+        gate: Said ``None`` of this step.
+        gradient: One tensor per chosen parameter.
+        context: The step.
+
+    Raises:
+        ThalwegError: If it cannot judge.
+    """
+    judge = getattr(gate, "judge", None)
+    if judge is None:
+        raise ThalwegError(
+            f"gate must be True or False for every step, or have a method judge(gradient, context) "
+            f"that decides, got None of {gate!r}, which has none"
+        )
+    return judge(gradient, context)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent import Constant, Method, Perturbation, SAMGradient
-from thalweg.ascent.slots import fitting
+from thalweg.ascent.slots import fitting, judged
 from thalweg.errors import ThalwegError, number
 from thalweg.lab.grid import Grid, State, column, minibatches
 from thalweg.lab.here import Here, Memory
@@ -171,7 +171,7 @@ class Step:
         """Which of the cells that may climb do, now that the gate knows the gradient."""
         gradient, context = here.some(g), here.context(here.names)
         assert live is not None
-        opened: Tensor = self.method.gate.judge(gradient, context)  # type: ignore[attr-defined]
+        opened: Tensor = judged(self.method.gate, gradient, context)
         here.memory.settle(context.norm(gradient), live)
         return live & opened
 

@@ -80,9 +80,16 @@ def study(
         The record of each claim, and whether it was taken from the folder.
 
     Raises:
-        ThalwegError: If a file in the folder is damaged and ``fresh`` is not set; if a process
-            was ended by the system.
+        ThalwegError: If two claims have one name; if a file in the folder is damaged and ``fresh``
+            is not set; if a process was ended by the system.
     """
+    names = [claim.name for claim in claims]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ThalwegError(
+            f"claims must have names of their own, got {', '.join(twice)} more than once: "
+            "rename one"
+        )
     # Damaged files are told of before hours are spent, not after.
     again = {claim.name for claim in claims} if fresh else set()
     found = {name: folder.read(name) for name in folder.names() if name not in again}

@@ -164,7 +164,7 @@ def monge() -> Method:
 
 
 def micro_batch(m: float, m_ref: float, power: float = 1.0) -> Method:
-    """SAM for ascents on m examples each, with the ρ chosen for m_ref examples (m-SAM).
+    """SAM for ascents on m examples each, with the ρ chosen for m_ref examples (m-SAM, mSAM).
 
     Put the loop over micro-batches around ``sam.passes()``. With other micro-batches the same ρ
     would be another penalty: see :func:`thalweg.theory.radius_for_microbatch`, which assumes that

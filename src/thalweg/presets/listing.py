@@ -120,9 +120,9 @@ def card(name: str) -> Card:
     """
     known = {preset.__name__: preset for preset in PRESETS}
     if name not in known:
-        raise ThalwegError(
-            f"the name must be one of {', '.join(known)}, got {name!r}{_meant(name, known)}"
-        )
+        meant = _meant(name, known)
+        every = f"one of {', '.join(known)}" if not meant else "that of a preset"
+        raise ThalwegError(f"the name must be {every}, got {name!r}{meant}")
     text = inspect.getdoc(known[name])
     if text is None:
         raise ThalwegError("python must keep docstrings, got -OO: what is known stands there")
@@ -144,9 +144,12 @@ def card(name: str) -> Card:
 
 def _meant(name: str, known: Iterable[str]) -> str:
     """Where a name that no preset has is spoken of, such as the acronym of a paper."""
-    word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
+    exact = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    word = re.compile(exact.pattern, re.IGNORECASE)
     own = [each for each in known if each == name.lower()]
-    named = own or [c.name for c in cards() if word.search(f"{c.summary} {c.source}")]
+    told = {c.name: f"{c.summary} {c.source}" for c in cards()}
+    found = ([n for n in told if spelt.search(told[n])] for spelt in (exact, word))
+    named = own or next(filter(None, found), [])
     hints = [f": see {', '.join(named)}"] if named else []
     if not own:
         hints += [f" ({names}: {why})" for names, why in MISSING.items() if word.search(names)]

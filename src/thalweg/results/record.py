@@ -247,10 +247,10 @@ class ClaimRecord:
             record = cls(**fields)
         except (TypeError, KeyError, ValueError, AttributeError) as cause:
             raise ThalwegError(f"not the record of a claim: {cause}") from None
-        if record.verdict not in VERDICTS or record.expected not in VERDICTS:
-            raise ThalwegError(
-                f"verdict must be one of {', '.join(VERDICTS)}, got {record.verdict!r}"
-            )
+        for name in ("verdict", "expected"):
+            if getattr(record, name) not in VERDICTS:
+                came = f"{name} must be one of {', '.join(VERDICTS)}, got {getattr(record, name)!r}"
+                raise ThalwegError(came)
         return record
 
 

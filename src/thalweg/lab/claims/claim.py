@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from thalweg.errors import ThalwegError
 from thalweg.results import Chart, Check, Size, Verdict
+from thalweg.results.record import VERDICTS
 
 Settings = dict[str, Any]
 
@@ -62,6 +65,9 @@ class Claim:
         derived: What was derived here; empty if nothing was.
         takes: Seconds on one core for a quick, a standard and a full study, as measured.
         needs: What it needs beside torch and numpy, such as scikit-learn's digits.
+
+    Raises:
+        ThalwegError: If the name is no name, or what is expected no verdict.
     """
 
     name: str
@@ -80,6 +86,16 @@ class Claim:
     derived: str = ""
     takes: tuple[float, float, float] = (0.0, 0.0, 0.0)
     needs: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w.-]+", self.name):
+            raise ThalwegError(
+                f"name must be letters, digits and dashes, got {self.name!r}: it names a file, too"
+            )
+        for slot in ("expected", "quick_expected", "full_expected"):
+            verdict = getattr(self, slot)
+            if verdict not in VERDICTS and (verdict is not None or slot == "expected"):
+                raise ThalwegError(f"{slot} must be one of {', '.join(VERDICTS)}, got {verdict!r}")
 
     def settings_for(self, size: Size) -> Settings:
         """Return the settings of a study of this size."""
