@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from family_least import least
 from overhead_contestants import RHO, SETTINGS, Contestant, Stopwatch
 from overhead_nets import FULL, QUICK, Task
 from overhead_page import KEPT
@@ -28,19 +29,7 @@ from torch import Tensor
 
 import thalweg
 from thalweg import presets
-from thalweg.ascent import (
-    L2,
-    AdamMetric,
-    Decoupled,
-    LInf,
-    Magnitude,
-    Mix,
-    Rescaled,
-    Spherical,
-    SurrogateGap,
-    Trust,
-    WithMean,
-)
+from thalweg.ascent import L2
 
 #: Of plain SAM's own work, for Euclidean balls; of a plain step, for one gradient.
 AT_MOST, ONE_GRADIENT = 1.5, 1.02
@@ -51,20 +40,6 @@ CPU = torch.device("cpu")
 #: Rounds by task, unless told otherwise; of methods that take seconds on the wide network, few.
 ROUNDS = {"small": 60, "mlp": 18, "resnet": 7}
 SLOW, FEW = ("sparse", "nuclear", "spectral_ball"), 4
-#: Lists of the size of the model that plain SAM reads or writes: g for its norm; w, g and w + ε.
-LISTS = 4
-#: What others do besides: to find the norm, to move, to combine.
-MORE = {
-    Magnitude: 1,  # w
-    AdamMetric: 2,  # the second moment, twice
-    Trust: 1,  # w
-    Mix: 3,  # g, h and what is made of them
-    Rescaled: 3,  # h, twice, and what is made of it
-    SurrogateGap: 5,  # g and h, twice, and what is made of them
-    Spherical: 5,
-    Decoupled: 7,  # g, h, u and what waits; that, and the weights twice
-}
-
 METHOD = """\
 *Least* is the memory that a method must read and write beside its gradients, as a multiple of what
 plain SAM must: no program that goes through lists of this size as often as the formula says can
@@ -167,18 +142,6 @@ def told(found: Interval, digits: int = 2) -> str:
 def judged(found: Interval, most: float) -> str:
     low, value, high = found
     return verdict(value <= most, (low <= most) == (high <= most))
-
-
-def least(method: thalweg.Method) -> float:
-    """What a method must read and write, as a multiple of plain SAM's; NaN where nobody counted."""
-    direction = method.direction
-    if method.passes != 2 or not isinstance(method.ball, L2 | LInf):
-        return float("nan")
-    lists = LISTS + sum(MORE.get(type(part), 0) for part in (method.ball.scale, method.combine))
-    lists += method.mask is not None  # to know which entries it keeps
-    if isinstance(direction, WithMean):  # the old mean, the new one, and this beside g
-        lists += 2 + (direction.gradient != 0)
-    return lists / LISTS
 
 
 def own_times(
