@@ -23,6 +23,20 @@ _TINY = 1e-12
 _ROW = 1024
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Return a tensor that products and sums can be made of: dense, in float32 for 16 bits.
+
+    Args:
+        tensor: Any real tensor.
+
+    Example:
+        >>> wide(torch.ones(1).half())
+        tensor([1.])
+    """
+    dense = tensor.to_dense() if tensor.is_sparse else tensor
+    return dense.float() if dense.itemsize == 2 else dense
+
+
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean norm of all the tensors together.
 

@@ -264,7 +264,8 @@ class Walk:
         waiting = beside.at(self._gear.optimizer)
         if not waiting.empty:  # a zero_grad() in the last pass clears what earlier loops left, too
             waiting.follow([g for g in map(both._old, self._trained) if g is not None])
-        here, uphill = (_over(map(_wide, held), scale) for held in (both.here, both.uphill))
+        each = (map(parameters.wide, held) for held in (both.here, both.uphill))
+        here, uphill = (_over(held, scale) for held in each)
         found = _times(fitting("beside", part, part(here, uphill, context), uphill), scale)
         waiting.add(both.parameters, found, self._size + read(parameters.norm(found)))
 
@@ -287,9 +288,3 @@ def _over(gradient: Iterable[Tensor], scale: Number | None) -> Sequence[Tensor]:
     """Return a gradient as parts want it: dense, and without a factor."""
     found = map(gradients.dense, gradient)
     return list(found) if scale is None else [g / scale for g in found]
-
-
-def _wide(gradient: Tensor) -> Tensor:
-    """Return a gradient that sums of several may be made of: dense, of 32 bits at least."""
-    found = gradients.dense(gradient)
-    return found.float() if found.itemsize == 2 else found

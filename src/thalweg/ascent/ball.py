@@ -275,8 +275,7 @@ def _wide(direction: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return tensors that can be multiplied: dense, in float32 for 16 bits, which soon run over."""
     if isinstance(direction, Pieces):  # they are
         return direction
-    dense = [d.to_dense() if d.is_sparse else d for d in direction]
-    return [d.float() if d.itemsize == 2 else d for d in dense]
+    return list(map(parameters.wide, direction))
 
 
 def _are_numbers(units: Sequence[Number], direction: Sequence[Tensor]) -> bool:

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from thalweg import parameters
 from thalweg.ascent.context import Context, Number
 from thalweg.errors import ThalwegError, number
 
@@ -236,7 +237,7 @@ class AdamMetric:
     def _root(self, second: Number, part: Number) -> Number:
         if isinstance(second, float):
             return 1.0
-        wide = second.float() if second.itemsize == 2 else second  # 16 bits cannot hold the floor
+        wide = parameters.wide(second)  # 16 bits cannot hold the floor
         return (wide / part + self.floor).rsqrt().sqrt()
 
 

@@ -18,6 +18,13 @@ from thalweg.errors import ThalwegError
 Verdict = Literal["holds", "does not hold", "open"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
+
+def check_verdict(name: str, value: object) -> None:
+    """Raise a ThalwegError that names the field unless its value is a verdict."""
+    if value not in VERDICTS:
+        raise ThalwegError(f"{name} must be one of {', '.join(VERDICTS)}, got {value!r}")
+
+
 #: How much a study measures: seconds, minutes, or an hour.
 Size = Literal["quick", "standard", "full"]
 SIZES: tuple[str, ...] = get_args(Size)
@@ -248,9 +255,7 @@ class ClaimRecord:
         except (TypeError, KeyError, ValueError, AttributeError) as cause:
             raise ThalwegError(f"not the record of a claim: {cause}") from None
         for name in ("verdict", "expected"):
-            if getattr(record, name) not in VERDICTS:
-                came = f"{name} must be one of {', '.join(VERDICTS)}, got {getattr(record, name)!r}"
-                raise ThalwegError(came)
+            check_verdict(name, getattr(record, name))
         return record
 
 

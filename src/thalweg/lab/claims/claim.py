@@ -9,7 +9,7 @@ from typing import Any
 
 from thalweg.errors import ThalwegError
 from thalweg.results import Chart, Check, Size, Verdict
-from thalweg.results.record import VERDICTS
+from thalweg.results.record import check_verdict
 
 Settings = dict[str, Any]
 
@@ -92,10 +92,10 @@ class Claim:
             raise ThalwegError(
                 f"name must be letters, digits and dashes, got {self.name!r}: it names a file, too"
             )
-        for slot in ("expected", "quick_expected", "full_expected"):
-            verdict = getattr(self, slot)
-            if verdict not in VERDICTS and (verdict is not None or slot == "expected"):
-                raise ThalwegError(f"{slot} must be one of {', '.join(VERDICTS)}, got {verdict!r}")
+        check_verdict("expected", self.expected)
+        for size in ("quick_expected", "full_expected"):
+            if getattr(self, size) is not None:
+                check_verdict(size, getattr(self, size))
 
     def settings_for(self, size: Size) -> Settings:
         """Return the settings of a study of this size."""
