@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 sys.path.insert(0, str(Path(__file__).parent))
 
 import nets
+from searches import SEARCHES, diagonal, each_search
 
 from thalweg.curvature import (
     hessian_vector_product,
@@ -22,12 +23,6 @@ from thalweg.curvature import (
 )
 
 each_net = pytest.mark.parametrize("name", nets.NAMES)
-SEARCHES = {
-    "max": lambda_max,
-    "top": functools.partial(top_eigenvalues, k=3),
-    "smallest": smallest_eigenvalue,
-}
-each_search = pytest.mark.parametrize("search", SEARCHES)
 
 
 def measured(name):
@@ -35,12 +30,6 @@ def measured(name):
     model, batch, dense = nets.known(name)
     values, vectors = torch.linalg.eigh(dense)
     return on_batch(model, nets.loss_of, batch), values.flip(0), vectors.flip(1)
-
-
-def diagonal(values, dtype=torch.float64):
-    """Return the product of a quadratic loss, turned so that no axis is special."""
-    loss, w = nets.of(values, nets.turn(len(values)))
-    return hessian_vector_product(loss, w)
 
 
 @functools.cache

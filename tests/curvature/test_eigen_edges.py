@@ -1,6 +1,5 @@
 """Searches for eigenvalues: what they overlook, what they leave behind, what they refuse."""
 
-import functools
 import math
 import sys
 from pathlib import Path
@@ -11,28 +10,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import nets
+from searches import SEARCHES, diagonal, each_search
 
 from thalweg import ThalwegError
 from thalweg.curvature import (
-    hessian_vector_product,
     lambda_max,
     on_batch,
     smallest_eigenvalue,
     top_eigenvalues,
 )
-
-SEARCHES = {
-    "max": lambda_max,
-    "top": functools.partial(top_eigenvalues, k=3),
-    "smallest": smallest_eigenvalue,
-}
-each_search = pytest.mark.parametrize("search", SEARCHES)
-
-
-def diagonal(values):
-    """Return the product of a quadratic loss, turned so that no axis is special."""
-    loss, w = nets.of(values, nets.turn(len(values)))
-    return hessian_vector_product(loss, w)
 
 
 class Diagonal:
