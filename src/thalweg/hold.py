@@ -172,7 +172,7 @@ class Weights:
         # A parameter can be given another dtype, device or shape between steps.
         form = _FORM if torch.accelerator.is_available() else _FORM_ON_CPU
         forms = list(map(form, moving))
-        if _same(moving, self._known) and forms == self._forms:
+        if layout.same(moving, self._known) and forms == self._forms:
             return
         unfit = []
         for p in moving:
@@ -243,11 +243,6 @@ def _point(p: Tensor, memory: Tensor) -> None:
     """Let a parameter lie in other memory; what autograd has saved of it is known to be old."""
     p.data = memory
     torch.autograd.graph.increment_version(p)
-
-
-def _same(left: list[Tensor], right: list[Tensor]) -> bool:
-    """Whether two lists hold the very same tensors."""
-    return len(left) == len(right) and all(map(operator.is_, left, right))
 
 
 def _batches(

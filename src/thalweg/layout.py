@@ -68,6 +68,21 @@ def all_plain(tensors: Sequence[Tensor]) -> bool:
     return all(map(_PLAIN.__contains__, map(type, tensors)))
 
 
+def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    """Return whether two lists hold the very same tensors.
+
+    Args:
+        left: Any tensors.
+        right: Any tensors.
+
+    Example:
+        >>> w = torch.zeros(2)
+        >>> same([w], [w]), same([w], [w.clone()])
+        (True, False)
+    """
+    return len(left) == len(right) and all(map(operator.is_, left, right))
+
+
 def devices(tensors: Sequence[Tensor]) -> set[torch.device]:
     """Return the devices that tensors lie on.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -225,7 +224,7 @@ class Places:
     def names(self, parameters: Sequence[Tensor]) -> list[str]:
         """Return the name of each parameter; fast for those that were asked for last."""
         last, names = self._last
-        if len(last) != len(parameters) or not all(map(operator.is_, last, parameters)):
+        if not layout.same(last, parameters):
             names = [self.of(p)[0] for p in parameters]
             self._last = list(parameters), names
         return names

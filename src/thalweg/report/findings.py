@@ -5,10 +5,8 @@ Made from the results alone, so that no number in it is written by hand.
 
 from __future__ import annotations
 
-from typing import get_args
-
 from thalweg.results import Chart, ClaimRecord, ResultsFolder
-from thalweg.results.record import Verdict
+from thalweg.results.record import VERDICTS
 
 _HEADS = ("finding", "what the paper says", "what we derived", "what we measured", "holds?")
 _ANSWERS = {"holds": "yes", "does not hold": "no", "open": "undecided"}
@@ -66,8 +64,8 @@ def markdown(results: ResultsFolder) -> tuple[str, dict[str, Chart]]:
 
 
 def _tally(records: list[ClaimRecord]) -> str:
-    verdicts = [record.verdict for record in records]
-    yes, no, unknown = (verdicts.count(verdict) for verdict in get_args(Verdict))
+    verdicts: list[str] = [record.verdict for record in records]
+    yes, no, unknown = (verdicts.count(verdict) for verdict in VERDICTS)
     return (
         f"Claims: {len(records)}, of which {yes} hold, {no} do not, {unknown} are undecided. A "
         "claim does not hold if one of its checks fails."
