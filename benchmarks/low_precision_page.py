@@ -29,7 +29,8 @@ from thalweg.lab import statistics
 
 METHOD = """\
 Handwritten digits (scikit-learn), a perceptron of one hidden layer with {width} units, {steps}
-steps of SGD with momentum .9 in batches of 64, {seeds} seeds. A seed decides split, wrong labels,
+steps of SGD with momentum .9 in batches of 64, {seeds} seeds. Wrong labels are drawn anew
+from the ten digits, so that one in ten of them is right. A seed decides split, wrong labels,
 start and batches, and is the same for all, so differences are of pairs. Of every setting and cure,
 each seed picks ρ by its own validation images and is tested on others: {seeds} independent
 experiments. In brackets are 95 % t intervals over them; p is of the paired t test against *nothing*

@@ -3,6 +3,7 @@
 python docs/choosing_rho.py
 """
 
+import argparse
 import re
 import runpy
 import sys
@@ -69,6 +70,7 @@ def with_regret(page: str, source: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     sys.path.insert(0, str(HERE))
     import figure
 

@@ -3,7 +3,7 @@
 python docs/findings.py RESULTS_FOLDER [OUT.md]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from figure import draw
@@ -15,15 +15,16 @@ from thalweg.results.folder import write_whole
 WIDTH = 960
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    results = ResultsFolder.open(sys.argv[1])
-    out = Path(sys.argv[2] if len(sys.argv) == 3 else Path(__file__).parent / "findings.md")
-    text, figures = markdown(results)
-    folder = out.parent / "figures"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
+    default = Path(__file__).with_name("findings.md")
+    parser.add_argument("out", nargs="?", type=Path, default=default)
+    asked = parser.parse_args()
+    text, figures = markdown(ResultsFolder.open(asked.results))
+    folder = asked.out.parent / "figures"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*-[0-9].svg"):
         old.unlink()
     for name, svg in zip(figures, draw(list(figures.values()), WIDTH), strict=True):
         write_whole(folder / name, svg)
-    write_whole(out, text)
+    write_whole(asked.out, text)

@@ -3,7 +3,7 @@
 python docs/methods.py [OUT.md]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from thalweg.presets import MISSING, Card, cards
@@ -71,7 +71,6 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        sys.exit(__doc__)
-    out = Path(sys.argv[1] if len(sys.argv) == 2 else Path(__file__).parent / "methods.md")
-    write_whole(out, markdown())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", nargs="?", type=Path, default=Path(__file__).with_name("methods.md"))
+    write_whole(parser.parse_args().out, markdown())

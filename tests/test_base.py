@@ -178,7 +178,9 @@ def test_sharded_parameters_need_the_model(monkeypatch):
 
 def test_parameters_left_out_are_told_of():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    with pytest.warns(UserWarning, match=r"2 of 4 trainable .* \(1\.weight is the first\)"):
+    with pytest.warns(
+        UserWarning, match=r"lacks 2 of the model's 4 trainable .* \(1\.weight is the first\)"
+    ):
         SAM(torch.optim.SGD(model[0].parameters(), lr=0.1), model)
     model[1].requires_grad_(False)
     with warnings.catch_warnings():

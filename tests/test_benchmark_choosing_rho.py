@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
+import choosing_rho as benchmark
+import choosing_rho_measure as measuring
+import choosing_rho_page as pages
+import choosing_rho_rules as rules
+import choosing_rho_tasks as tasks
 import numpy as np
 import pytest
 import torch
+from quick_page import quick_page
 
 import thalweg
 from thalweg.lab.claims import robust_stats as stats
 from thalweg.lab.problems import Problem
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import choosing_rho as benchmark
-    import choosing_rho_measure as measuring
-    import choosing_rho_page as pages
-    import choosing_rho_rules as rules
-    import choosing_rho_tasks as tasks
-finally:
-    sys.path.remove(str(FOLDER))
 
 RADII = 10 ** np.linspace(-3, 1, 41)
 
@@ -226,17 +217,7 @@ def test_results_are_compared_and_must_be_there(tmp_path):
 
 
 def test_a_quick_run_writes_the_page(tmp_path):
-    page = tmp_path / "recommendation.md"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", FOLDER / "choosing_rho.py", "--quick", "--write", page],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    text = page.read_text(encoding="utf-8")
-    assert done.stdout == ""
-    assert "the numbers mean nothing" in text
+    text = quick_page("choosing_rho.py", tmp_path / "recommendation.md")
     for rule in rules.RULES:
         row = rf"^\| {re.escape(rule.name)} \| {re.escape(rule.formula)} \|"
         assert len(re.findall(row, text, re.M)) == 2  # the claim's tasks, the fresh ones

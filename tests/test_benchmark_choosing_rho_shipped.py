@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import choosing_rho_measure as measuring
+import choosing_rho_shipped as shipped
+import choosing_rho_tasks as tasks
 import numpy as np
 import pytest
 import torch
@@ -12,15 +12,6 @@ import torch
 import thalweg
 import thalweg.diagnose
 from thalweg.diagnose.rule import LEVEL
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import choosing_rho_measure as measuring
-    import choosing_rho_shipped as shipped
-    import choosing_rho_tasks as tasks
-finally:
-    sys.path.remove(str(FOLDER))
 
 
 def test_what_is_shipped_is_judged_by_its_own_code():

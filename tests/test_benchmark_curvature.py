@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 import warnings
-from pathlib import Path
 
+import curvature
+import curvature_contestants as who
 import numpy as np
 import pytest
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import curvature
-    import curvature_contestants as who
-    from curvature_monitor import Watched
-finally:
-    sys.path.remove(str(FOLDER))
+from curvature_monitor import Watched
 
 
 def targets(page):

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
+import low_precision as benchmark
+import low_precision_numbers as numbers
+import low_precision_page as pages
+import low_precision_train as training
 import numpy as np
 import pytest
 import torch
+from quick_page import quick_page
 
 import thalweg
 from thalweg.lab import Digits
 from thalweg.lab.problems import Problem
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import low_precision as benchmark
-    import low_precision_numbers as numbers
-    import low_precision_page as pages
-    import low_precision_train as training
-finally:
-    sys.path.remove(str(FOLDER))
 
 BF16 = torch.bfloat16
 TASK = {"width": 24, "n_train": 200, "label_noise": 0.3}
@@ -263,17 +254,7 @@ def test_a_run_goes_on_from_what_was_kept(tmp_path, monkeypatch):
 
 
 def test_a_quick_run_writes_the_page(tmp_path):
-    page = tmp_path / "low-precision.md"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", FOLDER / "low_precision.py", "--quick", "--write", page],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    text = page.read_text(encoding="utf-8")
-    assert done.stdout == ""
-    assert "the numbers mean nothing" in text
+    text = quick_page("low_precision.py", tmp_path / "low-precision.md")
     assert "nan" not in text
     for name in (*numbers.TITLES.values(), *numbers.CURES.values()):
         assert name in text

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
 import pytest
+import race
+import race_costs as costs
+import race_judge as judging
+import race_tasks as tasks
+import race_torch
 import torch
 from torch import nn
 from torch.nn import functional
 
 import thalweg
 from thalweg import lab, presets
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import race
-    import race_costs as costs
-    import race_judge as judging
-    import race_tasks as tasks
-    import race_torch
-finally:
-    sys.path.remove(str(FOLDER))
 
 CLEAN, NOISY, TEXT, LAYERS, _ = tasks.TASKS
 

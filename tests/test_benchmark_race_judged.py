@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import race_figure as figures
-    import race_judge as judging
-    import race_tasks as tasks
-finally:
-    sys.path.remove(str(FOLDER))
+import race_figure as figures
+import race_judge as judging
+import race_tasks as tasks
 
 CLEAN = tasks.TASKS[0]
 

@@ -5,20 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import simulator_c as twin
-    import simulator_page as pages
-finally:
-    sys.path.remove(str(FOLDER))
+import simulator_c as twin
+import simulator_page as pages
+from quick_page import quick_page
 
 START = (0.7, 2.0)
 ETA, RHO = np.array([0.05, 0.3])[:, None], np.array([0.0, 0.1, 0.4])
@@ -109,14 +101,7 @@ def test_growth_is_the_worst_of_a_series():
 
 
 def test_the_page(tmp_path):
-    path = tmp_path / "simulator.md"
-    subprocess.run(
-        [sys.executable, "-W", "error", FOLDER / "simulator.py", "--quick", "--write", str(path)],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    text = path.read_text(encoding="utf-8")
-    assert "the numbers mean nothing" in text
+    text = quick_page("simulator.py", tmp_path / "simulator.md")
     parts = re.split(r"^##+ ", text, flags=re.MULTILINE)
     targets, *maps = (p for p in parts if p.startswith(("Targets", "log_cosh", "sqrt")))
     assert len(maps) == 4

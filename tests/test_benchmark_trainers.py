@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+import trainers
+import trainers_contestants as who
+from our_warnings import OURS_FAIL
+from own_accelerator import fresh  # noqa: F401 (a fixture)
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-try:
-    import trainers
-    import trainers_contestants as who
-finally:
-    sys.path.remove(str(FOLDER))
-
-
-@pytest.fixture(autouse=True)
-def apart_from_others():
-    yield
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+pytestmark = OURS_FAIL
 
 
 @pytest.mark.parametrize("trainer", list(who.CONTESTANTS))

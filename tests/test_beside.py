@@ -4,24 +4,20 @@ import copy
 import gc
 import math
 import pickle
-import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
+from family import close, loss_of, same, train, weights
+from reads import Reads
+from test_decoupled import CLEAR, FUSED, LR, METHOD, MOMENTUM, RHO, ByHand, K, build, check, loop
+from test_twins import assert_twins
+from test_twins_of_parts import CELLS, STEPS, Halves
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg import SAM, Method, ThalwegError, beside, layout, presets
 from thalweg.ascent import Across, Decoupled, Every
 from thalweg.lab import simulate
-
-sys.path.insert(0, str(Path(__file__).parent))
-from family import close, loss_of, same, train, weights
-from test_decoupled import CLEAR, FUSED, LR, METHOD, MOMENTUM, RHO, ByHand, K, build, check, loop
-from test_twins import assert_twins
-from test_twins_of_parts import CELLS, STEPS, Halves
 
 HALVES = [slice(0, 8), slice(8, 16)]
 
@@ -53,11 +49,11 @@ def test_a_loop_that_is_broken_off_leaves_what_the_one_before_it_left(at):
 def test_a_part_that_raises_leaves_nothing_waiting():
     class Bad(Decoupled):
         def beside(self, here, uphill, context):
-            raise RuntimeError
+            raise RuntimeError("not today")
 
     sam, model = build(method=Method(combine=Bad(1.0)))
     before = weights(model)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="not today"):
         loop(sam, model, 0)
     assert same(before, weights(model))
     assert beside.at(sam.optimizer).empty
@@ -215,16 +211,6 @@ def test_a_base_without_a_learning_rate_is_an_error():
     assert same(before, weights(model))
 
 
-class Reads(TorchDispatchMode):
-    """Counts how often a number is read back from a tensor."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        Reads.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("scaled", [False, True])
 def test_on_an_accelerator_nothing_is_read(monkeypatch, scaled):
     monkeypatch.setattr(layout, "costly_to_read", lambda device: True)
@@ -232,13 +218,12 @@ def test_on_an_accelerator_nothing_is_read(monkeypatch, scaled):
     sam, model = build(FUSED if scaled else MOMENTUM, scaler=scaler if scaled else None)
     for step in range(3):
         losses = [loss_of(model, step, part) for part in HALVES]
-        Reads.count = 0
-        with Reads():
+        with Reads() as reads:
             for loss in losses:
                 for _ in sam.passes():
                     (scaler.scale(loss()) if scaled else loss()).backward()
             (scaler.step if scaled else torch.optim.SGD.step)(sam.optimizer)
-        assert Reads.count == 0
+        assert reads.count == 0
         sam.optimizer.zero_grad(set_to_none=False)
         if scaled:
             scaler.update()

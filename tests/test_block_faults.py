@@ -2,17 +2,13 @@
 
 import contextlib
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from family import FRIENDLY, build, flat, loss_of, same, weights
 
 from thalweg import Method
 from thalweg.ascent import Between, Linear, Mix
-
-sys.path.insert(0, str(Path(__file__).parent))
-from family import FRIENDLY, build, flat, loss_of, same, weights
 
 SIZES = {"power": 0.5, "schedule": Linear(steps=5, start=0.5, end=1.0)}
 METHODS = {

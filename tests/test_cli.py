@@ -6,12 +6,10 @@ import re
 import signal
 import subprocess
 import sys
-import types
 
 import pytest
-import torch
 
-from thalweg import __main__, __version__, cli
+from thalweg import __main__, __version__
 from thalweg.lab import study
 from thalweg.lab.claims import CLAIMS, Claim, Evidence
 from thalweg.results import Check, ResultsFolder
@@ -32,28 +30,9 @@ def tiny(name, expected="holds", holds=True, **more):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder; return the exit code, what it said, what it cried."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.setenv(name, os.environ.get(name, "passive"))
-    monkeypatch.setenv("COLUMNS", "200")
-    CALLS.clear()
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["thalweg", *words])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        said = capsys.readouterr()
-        return types.SimpleNamespace(code=exit_.value.code or 0, out=said.out, err=said.err)
-
-    yield run
-    torch.set_flush_denormal(False)  # which the command sets for its own process
-
-
-@pytest.fixture
 def claims(monkeypatch):
     """Put other claims in place of the study's."""
+    CALLS.clear()
 
     def put(*claims):
         monkeypatch.setattr(study, "CLAIMS", claims)
@@ -149,7 +128,7 @@ def test_study_and_report(command, claims, tmp_path):
         "measuring two: Title two",
     ]
     page = tmp_path / "results" / "report.html"
-    assert "Title two" in found.out
+    assert "│ two " in found.out
     assert f"The page: {page}" in found.out.replace("\n", " ")
     before = page.read_bytes()
     page.unlink()

@@ -9,6 +9,7 @@ import warnings
 import pytest
 import pytorch_optimizer
 import torch
+from test_compat import check_close
 
 import thalweg
 from thalweg import ThalwegError, compat
@@ -25,11 +26,6 @@ def two_calls(optimizer, loss):
     optimizer.first_step(zero_grad=True)
     loss().backward()
     optimizer.second_step(zero_grad=True)
-
-
-def check_close(model, other, tolerance=1e-6):
-    for p, q in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
 
 
 class OnlyCopies(torch.optim.Optimizer):

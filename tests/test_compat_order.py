@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from test_compat import copies, same
 
 from thalweg import ThalwegError, compat
 
@@ -36,14 +37,6 @@ def two_calls(loss_of):
     return two_calls
 
 
-def copies(model):
-    return [t.detach().clone() for t in (*model.parameters(), *model.buffers())]
-
-
-def same(model, before):
-    return all(torch.equal(a, b) for a, b in zip(copies(model), before, strict=True))
-
-
 @pytest.mark.parametrize(
     "way", ["first_step", "step", "state_dict", "load", "group", "zero_grad", "copy"]
 )
@@ -56,7 +49,7 @@ def test_after_an_error_between_the_calls_the_weights_come_back(way, tools, two_
     assert not same(model, before)
     loss_of(model).backward()  # and now, say, out of memory
     if way == "first_step":
-        with pytest.raises(ThalwegError, match=r"got first_step\(\) again; weights are back"):
+        with pytest.raises(ThalwegError, match=r"got first_step\(\) again; the weights are back"):
             optimizer.first_step()
     elif way == "step":
         with pytest.raises(ThalwegError, match="out of turn; the weights are in place"):

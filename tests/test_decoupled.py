@@ -3,17 +3,13 @@
 import copy
 import functools
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from family import close, grads, loss_of, net, same, train, weights
 
 from thalweg import SAM, Method, layout, presets
 from thalweg.ascent import Decoupled
-
-sys.path.insert(0, str(Path(__file__).parent))
-from family import close, grads, loss_of, net, same, train, weights
 
 K, RHO, LR = 1.5, 0.2, 0.1
 MOMENTUM = functools.partial(torch.optim.SGD, lr=LR, momentum=0.9)

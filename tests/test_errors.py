@@ -77,10 +77,36 @@ def test_everywhere_takes_bools_and_arrays():
     everywhere("x", 1, True, "right")
     everywhere("x", 1, np.array([True, True]), "right")
     for condition in (False, np.array([True, False]), torch.tensor([False])):
-        with pytest.raises(
-            ThalwegError, match=r"x must be right \(everywhere, and not NaN\), got 1"
-        ):
+        with pytest.raises(ThalwegError, match=r"^x must be right, got 1$"):
             everywhere("x", 1, condition, "right")
+
+
+def test_of_an_array_one_entry_is_enough():
+    with pytest.raises(ThalwegError, match=r"got array\(\[0, 1\]\), where some entry is not$"):
+        quantity("x", np.array([0, 1]), above=0)
+    with pytest.raises(ThalwegError, match=r"got 0$"):
+        quantity("x", np.array(0), above=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (torch.zeros(1000), "Tensor of shape (1000,)"),
+        (torch.nn.Linear(2, 3), "Linear(in_features=2, out_features=3, bias=True)"),
+        (list(range(1000)), str(list(range(1000)))[:97] + "..."),
+    ],
+)
+def test_what_came_is_told_in_one_line(value, told):
+    with pytest.raises(ThalwegError) as error:
+        number("rho", value)
+    assert str(error.value) == f"rho must be a finite number, got {told}"
+
+
+def test_a_number_as_text_is_told_of_and_other_text_is_not():
+    with pytest.raises(ThalwegError, match=r"got '5' \(pass a number, not a string\)$"):
+        whole("k", "5")
+    with pytest.raises(ThalwegError, match=r"got 'five'$"):
+        whole("k", "five")
 
 
 @pytest.mark.parametrize("value", [10**400, [1], None, torch.tensor([1.0, 2.0])])

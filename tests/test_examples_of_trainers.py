@@ -18,18 +18,17 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import pytest
 import torch
 import transformers
-from accelerate.state import AcceleratorState, GradientState
+from our_warnings import OURS_FAIL
+from own_accelerator import fresh  # noqa: F401 (a fixture)
 from sklearn.datasets import load_digits
+from test_examples import apart
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import thalweg
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -38,23 +37,12 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 @pytest.fixture(autouse=True)
-def apart_from_others(tmp_path, monkeypatch):
+def in_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # trainers write where they stand
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def load(name):
     return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["train"]
-
-
-def weights(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def apart(model, other):
-    return float((weights(model) - weights(other)).norm())
 
 
 def same_bits(model, other):

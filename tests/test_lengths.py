@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from reads import Reads
 
 from thalweg import SAM, Method, layout, presets
 from thalweg.ascent import L2, Given, LargestEntries, LInf, Magnitude, Spectral, spectral
@@ -117,16 +117,6 @@ def test_the_cap_under_a_scaler_is_in_the_same_units(tools, ball, groups):
         assert sam.last.perturbation_norm == pytest.approx(0.2, rel=1e-9)
 
 
-class Reads(TorchDispatchMode):
-    """Counts how often a number is read back from a tensor."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        Reads.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("ascents", [1, 2])
 @pytest.mark.parametrize("groups", ["one", "apart"])
 @pytest.mark.parametrize("name", BALLS)
@@ -140,11 +130,10 @@ def test_on_an_accelerator_nothing_is_read(tools, monkeypatch, name, groups, asc
         sam = sam_of(tools, method, groups)
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         sam = SAM(sam.optimizer, sam.model, 0.3, method=method, scaler=scaler)
-        Reads.count = 0
-        with Reads():
+        with Reads() as reads:
             for _ in sam.passes():
                 scaler.scale(1e-3 * tools.loss(sam.model, 0)()).backward()
-        assert Reads.count == 0 or not costly
+        assert reads.count == 0 or not costly
         found.append(sam.last.known())
     assert found[0] == pytest.approx(found[1], rel=1e-9)
     assert found[0]["capped"] == 1

@@ -4,19 +4,15 @@ import copy
 import io
 import math
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from family import METHODS, base, build, flat, loss_of, net, same, train, weights
 from torch import nn
 
 from thalweg import SAM, Method, ThalwegError
 from thalweg.ascent import Previous
 from thalweg.memory import Places, Remembered
-
-sys.path.insert(0, str(Path(__file__).parent))
-from family import METHODS, base, build, flat, loss_of, net, same, train, weights
 
 EVERY = pytest.mark.parametrize("name", METHODS)
 

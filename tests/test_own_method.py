@@ -109,7 +109,7 @@ def test_what_reuse_gives_is_looked_at():
     model = torch.nn.Linear(3, 2)
     method = Method(reuse=Short(), gate=lambda step: False)
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, 0.1, method=method)
-    with pytest.raises(ThalwegError, match=r"reuse must give .* Short gave 1 tensors for 2"):
+    with pytest.raises(ThalwegError, match=r"reuse must give .* Short gave a list of 1 for 2"):
         sam.step(lambda: model(torch.ones(4, 3)).square().sum().backward())
 
 
@@ -207,5 +207,55 @@ def test_arrays_are_no_tensors():
     method = Method(direction=lambda gradient, context: [g.numpy() for g in gradient])
     w = torch.ones(2, requires_grad=True)
     sam = SAM(torch.optim.SGD([w], lr=0.1), None, rho=0.2, method=method)
-    with pytest.raises(ThalwegError, match=r"direction must give .*what is no tensor"):
+    with pytest.raises(ThalwegError, match=r"direction must give .*that is no tensor"):
         sam.step(lambda: (w**2).sum().backward())
+
+
+def beside(name, arguments):
+    """Return a part that can be called, with one method more."""
+    own = eval(f"lambda self, {arguments}: None")
+    return type("Own", (), {"__call__": lambda self, *given: given[0], name: own})()
+
+
+@pytest.mark.parametrize(
+    ("slot", "name", "right", "wrong"),
+    [
+        ("direction", "learn", "uphill, context", "uphill"),
+        ("reuse", "learn", "here, uphill, context", "uphill, context"),
+        ("gate", "judge", "gradient, context", "gradient"),
+        ("combine", "beside", "here, uphill, context", "here, uphill, context, more"),
+    ],
+)
+def test_what_a_part_has_beside_is_looked_at_when_the_method_is_made(slot, name, right, wrong):
+    assert re.search(rf"^\| `{name}\({right}\)` \| {slot}\b", PAGE, re.MULTILINE)
+    gate = {"gate": lambda step: step % 2 == 0} if slot == "reuse" else {}
+    Method(**{slot: beside(name, right)}, **gate)
+    Method(**{slot: beside(name, "*given")}, **gate)
+    told = (
+        rf"{slot}\.{name} must be called with \({right}\), got \({wrong}\) of .*: write def {name}"
+    )
+    with pytest.raises(ThalwegError, match=told):
+        Method(**{slot: beside(name, wrong)}, **gate)
+
+
+def test_what_a_part_has_beside_is_a_method():
+    part = beside("learn", "uphill, context")
+    part.learn = 0.9
+    with pytest.raises(ThalwegError, match=r"direction\.learn must be called with .*, got 0\.9 of"):
+        Method(direction=part)
+
+
+def test_a_direction_of_nan_is_not_followed():
+    method = Method(direction=lambda gradient, context: [g * torch.nan for g in gradient])
+    w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    sam = SAM(optimizer, None, rho=0.2, method=method)
+    sam.step(lambda: (CURVATURES * w**2 / 2).sum().backward())
+    assert w.tolist() == (1 - 0.1 * CURVATURES).tolist()  # as without SAM
+    assert sam.log_dict()["sam/skipped"] == 1
+    before, scaler = w.tolist(), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sam = SAM(optimizer, None, rho=0.2, method=method, scaler=scaler)
+    sam.step(lambda: scaler.scale((CURVATURES * w**2 / 2).sum()).backward())
+    assert (w.tolist(), scaler.get_scale()) == (before, 512.0)
+    problem = Quadratic(CURVATURES.tolist(), start=[1.0, 1.0])
+    assert simulate(problem, eta=0.1, rho=0.2, steps=1, method=method).diverged

@@ -7,19 +7,14 @@ the switches are all that sets the two apart.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_optimizer as peer
 import torch
 from torch.nn.functional import cross_entropy
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from written_out_peers import (
     LR,
     RHO,

@@ -13,9 +13,6 @@ import pytorch_optimizer as peer
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from written_out_peers import LR, RHO, apart, batches, weights
 
 import thalweg

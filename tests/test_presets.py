@@ -132,14 +132,14 @@ BAD = {
     "late: none": (lambda: presets.late(100, 0), "share must be a finite number > 0, got 0"),
     "late: total": (lambda: presets.late(0), "total must be a whole number >= 1, got 0"),
     "modern: total": (lambda: presets.modern(0.5), "total must be a whole number >= 1, got 0.5"),
-    "micro_batch": (lambda: presets.micro_batch(0, 64), "m must be > 0 .*got 0"),
+    "micro_batch": (lambda: presets.micro_batch(0, 64), "m must be > 0, got 0"),
     "theta": (
         lambda: presets.variance_suppressed(0),
         "theta must be a finite number > 0 and < 1, got 0",
     ),
     "theta above": (
         lambda: presets.variance_suppressed("x"),
-        "theta must be a finite .* got 'x' .pass a number",
+        "theta must be a finite number > 0 and < 1, got 'x'",
     ),
     "first": (lambda: presets.warm_start(-1), "first must be a whole number >= 0, got -1"),
     "points": (lambda: presets.averaged(()), "points must be a tuple of numbers"),

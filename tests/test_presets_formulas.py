@@ -1,14 +1,9 @@
 """Each preset is its paper's formula to ten digits, and each of these tests can fail."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import written_out_ascents  # noqa: F401
 import written_out_steps  # noqa: F401
 from written_out import FORMULAS, RHO, STEPS, by_hand, by_sam

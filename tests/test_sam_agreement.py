@@ -59,7 +59,7 @@ def test_every_group_has_its_own_rho_and_0_leaves_the_norm(tools, power):
 def test_a_group_added_later_takes_part(tools):
     model = tools.net(dtype=torch.float64)
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
-    with pytest.warns(UserWarning, match=r"2 of 4 trainable .* not in the optimizer \(2.weight"):
+    with pytest.warns(UserWarning, match=r"lacks 2 of the model's 4 trainable .* \(2.weight"):
         sam = SAM(optimizer, model, rho=0.3)
     tools.forms["passes"](sam, tools.loss(model, 0))
     optimizer.add_param_group({"params": model[2].parameters()})

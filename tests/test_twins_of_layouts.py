@@ -5,19 +5,14 @@ Most networks there have their inputs first and biases of one row; torch has out
 
 import functools
 import itertools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from test_twins import digits
 from test_twins_of_parts import by_sam
+from torch import nn
+from torch.nn import functional
 
 from thalweg import SAM, Method, lab
 from thalweg.ascent import (

@@ -1,15 +1,10 @@
 """Every part of a method does in the simulator, for each cell of a grid, what it does in SAM."""
 
 import functools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from named_net import Tanh, model_of
 from test_twins import assert_twins, digits
 

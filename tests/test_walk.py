@@ -1,15 +1,10 @@
 """What holds for plain SAM holds for every method: a step is one backward(), rho = 0 is off."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from family import METHODS, add, base, build, close, grads, loss_of, net, same, train, weights
 
 from thalweg import SAM
-
-sys.path.insert(0, str(Path(__file__).parent))
-from family import METHODS, add, base, build, close, grads, loss_of, net, same, train, weights
 
 EVERY = pytest.mark.parametrize("name", METHODS)
 #: How many gradients the first steps take, where it is not two.

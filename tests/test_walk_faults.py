@@ -4,18 +4,9 @@ import contextlib
 import copy
 import dataclasses
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-from thalweg import Method, ThalwegError
-from thalweg.ascent import (
-    WithMean,
-)
-
-sys.path.insert(0, str(Path(__file__).parent))
 from family import (
     METHODS,
     build,
@@ -26,6 +17,11 @@ from family import (
     same,
     train,
     weights,
+)
+
+from thalweg import Method, ThalwegError
+from thalweg.ascent import (
+    WithMean,
 )
 
 EVERY = pytest.mark.parametrize("name", METHODS)

@@ -1,11 +1,19 @@
 """Every method with parameters as they come: sparse, tied, frozen, unused, of 16 bits."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from family import (
+    FRIENDLY,
+    METHODS,
+    build,
+    close,
+    grads,
+    loss_of,
+    same,
+    weights,
+)
 from torch import nn
 
 from thalweg import SAM, Method
@@ -21,18 +29,6 @@ from thalweg.ascent import (
     Previous,
     Rescaled,
     SurrogateGap,
-)
-
-sys.path.insert(0, str(Path(__file__).parent))
-from family import (
-    FRIENDLY,
-    METHODS,
-    build,
-    close,
-    grads,
-    loss_of,
-    same,
-    weights,
 )
 
 EVERY = pytest.mark.parametrize("name", METHODS)

@@ -1,30 +1,16 @@
 """What parts see on the way, what is read, which passes there are, and what the block refuses."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from family import METHODS, add, base, build, close, grads, loss_of, net, same, train, weights
+from reads import Reads
 
 from thalweg import SAM, Method, ThalwegError, layout
 from thalweg.ascent import L2, Adaptive, Every, Gaussian, Magnitude, Momentum, WithMean, spectral
 
-sys.path.insert(0, str(Path(__file__).parent))
-from family import METHODS, add, base, build, close, grads, loss_of, net, same, train, weights
-
 EVERY = pytest.mark.parametrize("name", METHODS)
-
-
-class Reads(TorchDispatchMode):
-    """Counts how often a number is read back from a tensor."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        Reads.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @EVERY
@@ -39,11 +25,10 @@ def test_on_an_accelerator_nothing_is_read_except_by_a_gate_that_judges(name, mo
         counts = []
         for step in range(4):
             loss = loss_of(model, step)
-            Reads.count = 0
-            with Reads():
+            with Reads() as reads:
                 for _ in sam.passes():
                     loss().backward()
-            counts.append(Reads.count)
+            counts.append(reads.count)
             sam.optimizer.step()
             sam.optimizer.zero_grad()
         assert not costly or all(n <= (3 if judges else 0) for n in counts), counts

@@ -1,13 +1,8 @@
 """What the presets do that change ε: each formula in plain tensor code, beside its preset."""
 
 import math
-import sys
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from written_out import KEEP, RHO, along, norm, of, times
 
 from thalweg import presets

@@ -1,13 +1,8 @@
 """What the other presets do: some parameters, some steps, g and h combined, several gradients."""
 
 import math
-import sys
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from written_out import RHO, STEPS, along, dot, norm, of, rate, times
 
 from thalweg import presets

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import layout, sharded
-from thalweg.ascent import AllParameters, Always, Method, check_method
+from thalweg.ascent import AllParameters, Always, Method, Normalization, check_method
 from thalweg.base import trained as parameters_of
-from thalweg.errors import ThalwegError, warn, whole
+from thalweg.errors import ThalwegError, brief, warn, whole
 
 #: Wrappers of a model that show parameters which are not those of the loss.
 _NOT_SUPPORTED = {"FullyShardedDataParallel", "DeepSpeedEngine"}
@@ -116,8 +116,8 @@ def check_another(method: object, *, busy: bool) -> None:
     check_method(method, None)
     if busy:
         raise ThalwegError(
-            f"method must stay as it is while a loop over passes() or a block is open, got "
-            f"{method!r}: assign it before or after"
+            "method must stay as it is while a loop over passes() or a block is open, got another: "
+            "assign it before or after"
         )
 
 
@@ -143,8 +143,10 @@ def check_filter(
     if any(method.filter(p, *place) for p, place in zip(trained, found, strict=True)):
         return
     names = [name for name, _ in found if name]
-    known = f"choose among {', '.join(names[:3])}, ..., or leave the filter out"
-    remedy = known if names else "give SAM the model"
+    listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    remedy = f"choose among {listed}, or leave the filter out" if names else "give SAM the model"
+    if names and isinstance(method.filter, Normalization):
+        remedy = "none is of a normalization layer; leave the filter out"
     raise ThalwegError(
         f"filter must choose some of the {len(trained)} parameters of the optimizer, got none by "
         f"{method.filter!r}: {remedy}"
@@ -166,7 +168,7 @@ def check_closure(closure: Callable[[], Any] | None) -> Callable[[], Any]:
     if not callable(closure):
         raise ThalwegError(
             f"step() needs a closure that clears the gradients, calls backward() and returns the "
-            f"loss, got {closure!r}: pass one, or use `for _ in sam.passes():`"
+            f"loss, got {brief(closure)}: pass one, or use `for _ in sam.passes():`"
         )
     return closure
 
@@ -209,7 +211,7 @@ def check_state(state: Any, own: dict[str, Any], keeps: str) -> int | None:
         ThalwegError: If not.
     """
     if not isinstance(state, Mapping):
-        raise ThalwegError(f"state must be what sam.state_dict() gave, got {state!r:.80}")
+        raise ThalwegError(f"state must be what sam.state_dict() gave, got {brief(state)}")
     if "param_groups" in state:
         raise ThalwegError(
             "state must come from sam.state_dict(), got an optimizer's: load it by "
@@ -269,7 +271,7 @@ def warn_of_likely_mistakes(
     missing = [name for name, p in named if p not in known]
     if missing:
         warn(
-            f"{len(missing)} of {len(named)} trainable parameters of the model are not in the "
-            f"optimizer ({missing[0]} is the first), so they are neither perturbed nor trained: "
-            "give them to the optimizer, or call requires_grad_(False) on them",
+            f"the optimizer lacks {len(missing)} of the model's {len(named)} trainable parameters "
+            f"({missing[0]} is the first), and what it lacks is neither perturbed nor trained: "
+            "give it all of them, or call requires_grad_(False) on those that are to stay",
         )

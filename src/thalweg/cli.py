@@ -38,7 +38,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # not one of the parser's
             raise
         if message := error.format_message():  # empty where the help has been shown
-            sys.stderr.write(f"thalweg: {message} See thalweg --help.\n")
+            asked = getattr(getattr(error, "ctx", None), "command_path", "thalweg")
+            sys.stderr.write(f"thalweg: {message.rstrip('.')}. See {asked} --help.\n")
         sys.exit(2)
     sys.exit(code or 0)
 
@@ -74,12 +75,12 @@ def study(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is on file.")] = False,
     jobs: Annotated[
-        str | None, typer.Option(metavar="N", help="Claims side by side; as many as cores.")
+        str | None, typer.Option(metavar="N", help="Claims side by side; by default one a core.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Results folder; else results, results-quick or results-full."
+            metavar="DIR", help="Results folder; by default results, results-quick or results-full."
         ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
@@ -180,24 +181,24 @@ def diagnose(
     json_: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the page and diagnosis.json there."),
+        typer.Option(metavar="DIR", help="Folder for the page and diagnosis.json."),
     ] = None,
     train: Annotated[
         str, typer.Option(metavar="N", help="Follow N steps with SAM, on a copy.")
     ] = "0",
     rho: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="A rho to judge; else that in the groups.")
+        str | None, typer.Option(metavar="NUMBER", help="A rho to judge; by default the groups'.")
     ] = None,
     power: Annotated[
-        str, typer.Option(metavar="NUMBER", help="A power whose rho is wanted, too.")
+        str, typer.Option(metavar="NUMBER", help="Another power whose rho is wanted.")
     ] = "1.0",
     start_loss: Annotated[
         str | None,
-        typer.Option(metavar="NUMBER", help="Loss before training; else a copy's, begun anew."),
+        typer.Option(metavar="NUMBER", help="Loss before training; by default a fresh copy's."),
     ] = None,
     batches: Annotated[str, typer.Option(metavar="N", help="How many batches are taken.")] = "8",
     seed: Annotated[
-        str, typer.Option(metavar="N", help="Of the random vectors of the Hessian products.")
+        str, typer.Option(metavar="N", help="Seed of the random vectors of the Hessian products.")
     ] = "0",
 ) -> None:
     """Which rho: measure your own model, and what SAM would do with it."""
@@ -214,7 +215,7 @@ def diagnose(
     diagnose_verb.run(target, json_=json_, folder=out, **settings)
 
 
-def _told(meaning: str) -> Any:
+def _number_option(meaning: str) -> Any:
     return typer.Option(metavar="NUMBER", help=meaning)
 
 
@@ -225,7 +226,7 @@ def methods(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
     all_: Annotated[
-        bool, typer.Option("--all", help="Tell also what is no method here, and why.")
+        bool, typer.Option("--all", help="List also what no preset expresses, and why.")
     ] = False,
 ) -> None:
     """The family: every named method with its formula, its cost and what is known of it."""
@@ -236,13 +237,13 @@ def methods(
 
 @app.command()
 def edge(
-    lr: Annotated[str | None, _told("Learning rate.")] = None,
-    rho: Annotated[str | None, _told("Rho; 0 is the base optimizer alone.")] = None,
-    curvature: Annotated[str | None, _told("Largest eigenvalue of the Hessian.")] = None,
-    grad_norm: Annotated[str, _told("Norm of the gradient, ‖g‖.")] = "1.0",
-    power: Annotated[str, _told("Normalization: 0 is USAM, 1 is SAM.")] = "1.0",
-    momentum: Annotated[str, _told("Momentum of the base optimizer, SGD.")] = "0.0",
-    weight_decay: Annotated[str, _told("Its weight decay.")] = "0.0",
+    lr: Annotated[str | None, _number_option("Learning rate.")] = None,
+    rho: Annotated[str | None, _number_option("Rho; 0 is the base optimizer alone.")] = None,
+    curvature: Annotated[str | None, _number_option("Largest eigenvalue of the Hessian.")] = None,
+    grad_norm: Annotated[str, _number_option("Norm of the gradient, ‖g‖.")] = "1.0",
+    power: Annotated[str, _number_option("Normalization: 0 is USAM, 1 is SAM.")] = "1.0",
+    momentum: Annotated[str, _number_option("Momentum of the base optimizer, SGD.")] = "0.0",
+    weight_decay: Annotated[str, _number_option("Weight decay of the base.")] = "0.0",
     nesterov: Annotated[bool, typer.Option("--nesterov", help="Nesterov's momentum.")] = False,
     decoupled: Annotated[
         bool, typer.Option("--decoupled", help="Decay as AdamW does, not as SGD.")
@@ -263,10 +264,8 @@ def edge(
         "grad_norm": _number("--grad-norm", grad_norm, above=0),
         "power": _number("--power", power, at_least=0),
     }
-    mu = _number("--momentum", momentum, at_least=0)
+    mu = _number("--momentum", momentum, at_least=0, below=1)
     decay = _number("--weight-decay", weight_decay, at_least=0)
-    if mu >= 1:
-        raise ThalwegError(f"--momentum must be < 1, got {mu:g}")
     if nesterov and mu == 0:
         raise ThalwegError("--momentum must be > 0 with --nesterov, got 0")
     if decoupled and decay == 0:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from thalweg import presets
 from thalweg import sam as engine
-from thalweg.ascent import Method
 from thalweg.checkpoints import ADAPTIVE, convert_checkpoint
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 
 __all__ = ["SAM", "convert_checkpoint"]
+
+_ASAM = presets.asam_all(offset=0.0)
 
 
 class SAM(torch.optim.Optimizer):
@@ -112,7 +113,7 @@ class SAM(torch.optim.Optimizer):
         for group in base.param_groups:
             _same(adaptive, group)
         own = [group.pop("rho", rho) for group in base.param_groups]  # meant, not left over
-        method = presets.asam_all(offset=0.0) if adaptive else None
+        method = _ASAM if adaptive else None
         self.__setstate__({"sam": engine.SAM(base, model, rho, method=method)})
         for group, chosen in zip(base.param_groups, own, strict=True):
             group["rho"] = chosen
@@ -128,8 +129,8 @@ class SAM(torch.optim.Optimizer):
         """
         if self._put_back():
             raise ThalwegError(
-                "second_step() must follow first_step(), got first_step() again; weights are back "
-                "and the gradients, which were taken at w + ε, cleared: begin the step anew"
+                "second_step() must follow first_step(), got first_step() again; the weights are "
+                "back, and the gradients, taken at w + ε, are cleared: begin the step anew"
             )
         if not self._gradients():
             raise ThalwegError("first_step() needs gradients, got none: call backward() before it")
@@ -171,8 +172,9 @@ class SAM(torch.optim.Optimizer):
             self.base_optimizer.step()
         elif self._put_back() or not callable(closure):
             raise ThalwegError(
-                f"step() needs a closure, or none after first_step(), got {closure!r} out of turn; "
-                "the weights are in place: call step(closure) alone, or first_step and second_step"
+                "step() needs a closure, or none after first_step(), got "
+                f"{brief(closure)} out of turn; the weights are in place: call step(closure) "
+                "alone, or first_step() and then second_step()"
             )
         elif self._fresh():
             self.first_step()
@@ -232,7 +234,7 @@ class SAM(torch.optim.Optimizer):
 
     @property
     def _adaptive(self) -> bool:
-        return self.sam.method != Method()
+        return self.sam.method == _ASAM
 
     def _gradients(self) -> list[Tensor]:
         held = (p.grad for group in self.param_groups for p in group["params"])

@@ -125,8 +125,8 @@ def build(target: str) -> tuple[Any, Any, Any, Any]:
     function = getattr(_module(place), name, None)
     if not callable(function):
         raise ThalwegError(
-            f"{place} must have a function {name}, got {_kind(function)}: it takes nothing and "
-            f"returns {RETURNS}"
+            f"{place} must have a function {name}, got {_kind(function)}: write one "
+            f"that takes nothing and returns {RETURNS}"
         )
     try:
         inspect.signature(function).bind()
@@ -200,4 +200,4 @@ def show(found: Diagnosis) -> None:
 
 
 def _kind(value: object) -> str:
-    return "none" if value is None else f"a {type(value).__name__}"
+    return "none" if value is None else type(value).__name__

@@ -106,8 +106,9 @@ def _meaning(
             if p == 0
             else f"falls with ‖g‖{'' if decay else _near_a_minimum(p, base, alone)}"
         )
+        where = "Where" if p == 0 else f"At ‖g‖ = {size['grad_norm']:g}, where"
         return (
-            f"Where the curvature along the gradient is larger than this, steps grow; "
+            f"{where} the curvature along the gradient is larger than this, steps grow; "
             f"{optimizer} bears {alone:.6g}. At p = {p:g} this edge {lasting}."
         )
     what = name.removeprefix("largest_")

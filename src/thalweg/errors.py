@@ -14,6 +14,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+#: Characters of what came that a message shows.
+_LONGEST = 100
+
 
 class ThalwegError(ValueError):
     """Something the caller can mend: a bad argument, a call out of order, a damaged file.
@@ -80,6 +83,33 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+def brief(value: object) -> str:
+    """Return what came, as one line of a message: tensors and modules may fill pages.
+
+    Args:
+        value: What came.
+
+    Example:
+        >>> brief("a word"), brief("a" * 1000)[-9:]
+        ("'a word'", 'aaaaaa...')
+    """
+    text = " ".join(repr(value).split())
+    if len(text) <= _LONGEST:
+        return text
+    if isinstance(shape := getattr(value, "shape", None), tuple):
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    return f"{text[: _LONGEST - 3]}..."
+
+
+def _hint(value: object, kind: type) -> str:
+    """What to do with a number that came as text; nothing, if it is none."""
+    if isinstance(value, (str, bytes)):
+        with contextlib.suppress(ValueError):
+            kind(value)
+            return " (pass a number, not a string)"
+    return ""
+
+
 def number(
     name: str,
     value: object,
@@ -130,8 +160,8 @@ def number(
         or (at_least is not None and result < at_least)
         or (below is not None and result >= below)
     ):
-        hint = " (pass a number, not a string)" if isinstance(value, (str, bytes)) else ""
-        raise ThalwegError(f"{name} must be {wanted}, got {value!r}{hint}")
+        hint = _hint(value, float)
+        raise ThalwegError(f"{name} must be {wanted}, got {brief(value)}{hint}")
     return result
 
 
@@ -158,7 +188,8 @@ def whole(name: str, value: object, *, at_least: int = 0) -> int:
     except (TypeError, ValueError, RuntimeError):
         index = -1
     if index < at_least:
-        raise ThalwegError(f"{name} must be a whole number >= {at_least}, got {value!r}")
+        hint = _hint(value, int)
+        raise ThalwegError(f"{name} must be a whole number >= {at_least}, got {brief(value)}{hint}")
     return index
 
 
@@ -183,14 +214,18 @@ def quantity(
         >>> quantity("eta", "0.1", above=0)
         Traceback (most recent call last):
         ...
-        thalweg.errors.ThalwegError: eta must be a number or an array of numbers, got '0.1'
+        thalweg.errors.ThalwegError: eta must be a number or an array of numbers, got '0.1' (pass \
+a number, not a string)
     """
     try:
         finite = (value > -math.inf) & (value < math.inf)
     except (TypeError, ValueError, RuntimeError):
         finite = None
     if finite is None or isinstance(value, bool):
-        raise ThalwegError(f"{name} must be a number or an array of numbers, got {value!r}")
+        hint = _hint(value, float)
+        raise ThalwegError(
+            f"{name} must be a number or an array of numbers, got {brief(value)}{hint}"
+        )
     everywhere(name, value, finite, "finite")
     if above is not None:
         everywhere(name, value, value > above, f"> {above:g}")
@@ -214,4 +249,6 @@ def everywhere(name: str, value: Any, condition: Any, wanted: str) -> None:
         >>> everywhere("eta", 0.1, 0.1 > 0, "> 0")
     """
     if not (condition.all() if hasattr(condition, "all") else condition):
-        raise ThalwegError(f"{name} must be {wanted} (everywhere, and not NaN), got {value!r}")
+        rest = ", where some entry is not" if getattr(value, "ndim", 0) else ""
+        one = value.item() if getattr(value, "ndim", None) == 0 else value
+        raise ThalwegError(f"{name} must be {wanted}, got {brief(one)}{rest}")

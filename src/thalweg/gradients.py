@@ -149,10 +149,10 @@ class Both:
 
     def _added(self, p: Tensor) -> Tensor:
         assert p.grad is not None
-        old = self._old(p)
+        old = self.old(p)
         return p.grad if old is None else p.grad - old
 
-    def _old(self, p: Tensor) -> Tensor | None:
+    def old(self, p: Tensor) -> Tensor | None:
         """What the descent pass added to; ``None`` if there was nothing, or it was cleared."""
         there, copy = self._before.get(p, (None, None))
         return copy if there is p.grad else None
@@ -162,7 +162,7 @@ class Both:
         self.forget()
         added = dict(zip(self.parameters, self.uphill, strict=True))
         for p in added:
-            p.grad = self._old(p)
+            p.grad = self.old(p)
         held = Aside([p for p, _ in self._all])
         for p, g in added.items():
             p.grad = g
@@ -201,7 +201,7 @@ class Both:
             self._put(p, u)
 
     def _put(self, p: Tensor, u: Tensor) -> None:
-        old = self._old(p)
+        old = self.old(p)
         assert p.grad is not None
         if old is not None:
             u = u + old if old.is_sparse else old + u  # torch adds sparse to dense only

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from thalweg import gradients, layout
 from thalweg.ascent import Notebook, Number, nothing
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 
 
 class Remembered:
@@ -64,7 +64,7 @@ class Remembered:
             pairs = [(int(i), dict(held)) for i, held in state.get("tensors", {}).items()]
         except (AttributeError, TypeError, ValueError):
             raise ThalwegError(
-                f'the "memory" of a state must be what sam.state_dict() gave, got {state!r:.80}'
+                f'the "memory" of a state must be what sam.state_dict() gave, got {brief(state)}'
             ) from None
         for i, held in pairs:
             p = trained[i] if 0 <= i < len(trained) else None

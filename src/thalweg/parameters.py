@@ -15,7 +15,6 @@ from torch import Tensor
 
 from thalweg import layout
 
-_SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 _LAYOUT = operator.attrgetter("layout")
 #: Entries whose squares lose digits in float32 can only matter in norms below this.
 _TINY = 1e-12
@@ -253,6 +252,6 @@ def product(a: Tensor, b: Tensor, *, wide: bool = False) -> Tensor:
     """
     if wide:
         a, b = a.double(), b.double()
-    elif a.dtype in _SIXTEEN_BITS:
+    elif a.itemsize == 2:
         a, b = a.float(), b.float()
     return (a * b).sum().double()

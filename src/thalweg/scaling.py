@@ -114,11 +114,11 @@ class Scaling:
         """
         self._loop_ended = True
         if not self._stepped and self._scaler is None:
-            self._first = _first_norm(trained)
+            first = _first(trained)
+            self._first = None if first is None else (first, _norm(first))
         if not self._in_charge or (isinstance(norm, float) and math.isfinite(norm)):
             return
-        held = local([p.grad for p in trained if p.grad is not None])
-        first = next((g for g in held if g.numel()), None)
+        first = _first(trained)
         if first is not None:
             first = first._values() if first.is_sparse else first
             wrong = ~torch.isfinite(torch.as_tensor(norm))
@@ -267,11 +267,10 @@ class Watched:
                 self.scaler = scaler
 
 
-def _first_norm(trained: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """The first gradient that there is, and its norm, unread."""
+def _first(trained: Sequence[Tensor]) -> Tensor | None:
+    """The first gradient of which this rank holds anything."""
     held = local([p.grad for p in trained if p.grad is not None])
-    first = next((g for g in held if g.numel()), None)
-    return None if first is None else (first, _norm(first))
+    return next((g for g in held if g.numel()), None)
 
 
 def _norm(gradient: Tensor) -> Tensor:

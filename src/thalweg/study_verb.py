@@ -169,7 +169,7 @@ def show(rows: list[Row]) -> None:
         colour = "green" if row["as_recorded"] else "red"
         differs = "" if row["as_recorded"] else " (differs)"
         table.add_row(
-            row["title"],
+            row["claim"],
             f"[{colour}]{row['verdict']}{differs}[/]",
             row["on_record"],
             f"{row['runs']:,}",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thalweg import layout, parameters
 from thalweg.ascent import Perturbation
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 from thalweg.gradients import Both
 from thalweg.hold import Weights
 
@@ -57,7 +57,8 @@ class Pass:
             self._loss = torch.tensor(value, dtype=torch.float64)
         else:
             raise ThalwegError(
-                f"loss must be a number or a tensor of one, got {value!r}: store the loss itself"
+                f"loss must be a number or a tensor of one, got {brief(value)}: store the loss "
+                "itself"
             )
 
 

@@ -263,7 +263,7 @@ class Walk:
             return
         waiting = beside.at(self._gear.optimizer)
         if not waiting.empty:  # a zero_grad() in the last pass clears what earlier loops left, too
-            waiting.follow([g for g in map(both._old, self._trained) if g is not None])
+            waiting.follow([g for g in map(both.old, self._trained) if g is not None])
         each = (map(parameters.wide, held) for held in (both.here, both.uphill))
         here, uphill = (_over(held, scale) for held in each)
         found = _times(fitting("beside", part, part(here, uphill, context), uphill), scale)

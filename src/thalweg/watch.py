@@ -23,7 +23,7 @@ _WINDOW = 50
 _LOST = 0.01
 #: A perturbation that leads less than this share of the way that was meant is another one. Of its
 #: cosine nothing is asked: rounding that is only noise makes it low, and does no harm.
-_FAITHFUL = 0.9
+FAITHFUL = 0.9
 
 
 class Watch:
@@ -87,9 +87,10 @@ class Watch:
             ThalwegError: If the weights are not moved now, or there is no telemetry.
         """
         if not (self._weights.moved and self._moves):
+            came = "weights at rest" if self._telemetry else "telemetry=False"
             raise ThalwegError(
-                "fidelity() must be called while the weights are moved, with telemetry=True: call "
-                "it in the loop over passes(), where here.last"
+                "fidelity() must be called while the weights are moved, with telemetry=True, got "
+                f"{came}: call it in the loop over passes(), where here.last is True"
             )
         found = fidelity(self._weights, self._moves, dtype)
         share, cosine, gain = (float(found[name]) for name in ("share_moved", "fidelity", "gain"))
@@ -97,7 +98,7 @@ class Watch:
         return share, cosine, gain
 
     def _judge(self, what: str, share: float, gain: float) -> None:
-        if gain < _FAITHFUL:
+        if gain < FAITHFUL:
             self.say(
                 "rounding",
                 f"rounding swallows the perturbation: {what} let {100 * share:.0f} % of the "

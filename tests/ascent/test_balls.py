@@ -2,15 +2,11 @@
 
 import dataclasses
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
 from neighbourhoods import (
     BALLS,
     CASES,

@@ -1,14 +1,9 @@
 """What may happen to the weights, the loss or the parameters and leave a ball's ε as it was."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
 from neighbourhoods import (
     CASES,
     SCALES,

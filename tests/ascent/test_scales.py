@@ -113,7 +113,10 @@ def test_the_metric_of_adam_takes_beta_2_of_each_group():
 def test_the_metric_of_adam_needs_a_beta_2():
     held = {"exp_avg_sq": [torch.ones(1)], "step": [torch.tensor(1.0)]}
     context = Context(stepped=True, state=held.get, setting=lambda name: [None])
-    with pytest.raises(ThalwegError, match=r'must have "betas" .* AdamMetric\(decay=...\)'):
+    with pytest.raises(
+        ThalwegError,
+        match=r'must have "betas" .* give the decay of its second moment, such as decay=0.999',
+    ):
         AdamMetric()([torch.ones(1)], context)
 
 

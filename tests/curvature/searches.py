@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import nets
+import pytest
 
 from thalweg.curvature import (
     hessian_vector_product,

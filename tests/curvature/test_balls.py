@@ -1,16 +1,11 @@
 """Other neighbourhoods: ASAM's ball, and balls that only know where uphill is."""
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from bowls import BATCHES, RHO, SPECTRA, Quadratic, batches, cross_entropy, largest_rise, net, value
+from torch import nn
 
 from thalweg import SAM, Method, ThalwegError
 from thalweg.ascent import L2, Fisher, LInf, Magnitude, Nuclear, Radii

@@ -1,15 +1,10 @@
 """The density against the dense spectrum, within the bounds that the docstring states."""
 
 import math
-import sys
-from pathlib import Path
-
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import nets
+import pytest
+import torch
 
 from thalweg import ThalwegError
 from thalweg.curvature import hessian_vector_product, on_batch

@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(ThalwegError, match="seed must be a whole number >= 0, got -1"):
         filter_normalized(nn.Linear(2, 2), -1)
     one, two, three = torch.eye(3)
-    with pytest.raises(ThalwegError, match="first and second must have as many entries, got 3"):
+    with pytest.raises(ThalwegError, match="must have equally many entries, got 3"):
         share_explained([one], one, two[:2])
     with pytest.raises(ThalwegError, match="second must not be parallel to first"):
         share_explained([one], one, 3 * one)

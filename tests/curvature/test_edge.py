@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from small_runs import half_squares, pair, sgd, small, two_groups, watched
 
 from thalweg import SAM, theory

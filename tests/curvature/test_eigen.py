@@ -1,17 +1,12 @@
 """The ends of the spectrum against dense Hessians and scipy; what is claimed of them holds."""
 
 import functools
-import sys
-from pathlib import Path
 
+import nets
 import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import nets
 from searches import SEARCHES, diagonal, each_search
 
 from thalweg.curvature import (

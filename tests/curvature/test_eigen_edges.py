@@ -1,15 +1,10 @@
 """Searches for eigenvalues: what they overlook, what they leave behind, what they refuse."""
 
 import math
-import sys
-from pathlib import Path
-
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import nets
+import pytest
+import torch
 from searches import SEARCHES, diagonal, each_search
 
 from thalweg import ThalwegError

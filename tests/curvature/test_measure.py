@@ -1,16 +1,11 @@
 """Where a loss is measured: over batches as over all at once, and nobody notices."""
 
-import sys
 import weakref
-from pathlib import Path
 
+import nets
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import nets
 
 from thalweg import ThalwegError
 from thalweg.curvature import frozen, lambda_max, on_batch, over

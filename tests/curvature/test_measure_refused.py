@@ -1,16 +1,10 @@
 """What cannot be measured over: each is told in words. And batches that are not as they were."""
 
-import sys
-from pathlib import Path
-
+import nets
 import pytest
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import nets
 
 from thalweg import ThalwegError
 from thalweg.curvature import lambda_max, line, on_batch, over, plane, sharpness, trace

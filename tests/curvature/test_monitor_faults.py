@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 import types
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from small_runs import half_squares, pair, small, train, watched
+from torch import nn
 
 from thalweg import SAM, ThalwegError
 from thalweg.curvature.monitor import Monitor

@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 import random
 import statistics
-import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from small_runs import digits, half_squares, pair, perceptron, small, train, watched
+from torch import nn
 
 from thalweg import SAM, theory
 from thalweg.curvature.monitor import Monitor

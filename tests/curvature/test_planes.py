@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from bowls import BATCHES, Quadratic, X, Y, cross_entropy, value
 from torch import nn
 
 from thalweg import ThalwegError
@@ -13,28 +13,7 @@ from thalweg.curvature.directions import filter_normalized
 from thalweg.curvature.planes import line, plane
 from thalweg.curvature.sharpness import sharpness
 
-BATCHES = [torch.zeros(3, 1)]
-
-
-class Bowl(nn.Module):
-    """g·e + ½ eᵀHe, e being the way from where it was made; two tensors."""
-
-    def __init__(self):
-        super().__init__()
-        draw = torch.Generator().manual_seed(0)
-        half = torch.randn(6, 6, generator=draw, dtype=torch.float64)
-        self.hessian, self.gradient = half + half.T, half[0].clone()
-        self.start = half[1].clone()
-        self.one = nn.Parameter(self.start[:4].clone().view(2, 2))
-        self.two = nn.Parameter(self.start[4:].clone())
-
-    def forward(self, x):
-        e = torch.cat([self.one.flatten(), self.two]) - self.start
-        return self.gradient @ e + e @ self.hessian @ e / 2
-
-
-def value(model, batch):
-    return model(batch)
+CURVED = [3.0, 2.0, 1.0, 0.0, -1.0, -4.0]
 
 
 def bowl(e, model):
@@ -43,12 +22,12 @@ def bowl(e, model):
 
 DRAW = torch.Generator().manual_seed(5)
 U, V = torch.randn(2, 6, generator=DRAW, dtype=torch.float64)
-PARTS = [U[:4].view(2, 2), U[4:]]
+PARTS = [U[:2].view(1, 2), U[2:]]
 
 
 @pytest.mark.parametrize("first", [U, PARTS], ids=["vector", "parts"])
 def test_a_plane_of_a_quadratic(first):
-    model, done = Bowl(), []
+    model, done = Quadratic(CURVED), []
     found = plane(model, value, BATCHES, first, V, radius=0.4, steps=5, progress=done.append)
     assert torch.equal(found.along_first, found.along_second)
     assert found.along_first.tolist() == pytest.approx([-0.4, -0.2, 0.0, 0.2, 0.4])
@@ -66,13 +45,13 @@ def test_a_plane_of_a_quadratic(first):
 
 def test_a_plane_tells_what_share_of_the_movement_it_holds():
     e = torch.eye(6, dtype=torch.float64)
-    found = plane(Bowl(), value, BATCHES, e[0], e[1], steps=3, moves=[3 * e[0], e[2]])
+    found = plane(Quadratic(CURVED), value, BATCHES, e[0], e[1], steps=3, moves=[3 * e[0], e[2]])
     assert found.share == pytest.approx(0.9)
     assert found.label == "90.0% of the squared movement lies in this plane"
 
 
 def test_a_line_of_a_quadratic():
-    model = Bowl()
+    model = Quadratic(CURVED)
     found = line(model, value, BATCHES, U, radius=2.0, steps=4)
     assert found.at.tolist() == pytest.approx([-2, -2 / 3, 2 / 3, 2])
     assert found.losses.tolist() == pytest.approx([bowl(t * U, model) for t in found.at])
@@ -80,14 +59,6 @@ def test_a_line_of_a_quadratic():
     own = line(model, value, BATCHES, PARTS, at=[0.0, 0.01, 10.0])
     assert own.at.tolist() == [0.0, 0.01, 10.0]
     assert own.losses.tolist() == pytest.approx([0, *(bowl(t * U, model) for t in own.at[1:])])
-
-
-DIGITS = load_digits()
-X, Y = torch.tensor(DIGITS.data / 16), torch.tensor(DIGITS.target)
-
-
-def cross_entropy(model, batch):
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
 def net():
@@ -228,13 +199,19 @@ def test_in_float64_the_directions_are_turned_too():
     ],
 )
 def test_what_does_not_fit_is_said(given, message):
-    usual = {"model": Bowl(), "loss_of": value, "batches": BATCHES, "first": U, "second": V}
+    usual = {
+        "model": Quadratic(CURVED),
+        "loss_of": value,
+        "batches": BATCHES,
+        "first": U,
+        "second": V,
+    }
     with pytest.raises(ThalwegError, match=message):
         plane(**({"steps": 3} | usual | given))
 
 
 def test_other_things_that_do_not_fit():
-    model = Bowl()
+    model = Quadratic(CURVED)
     with pytest.raises(ThalwegError, match="direction must be one tensor for each"):
         line(model, value, BATCHES, U[:2])
     with pytest.raises(ThalwegError, match="an entry of at must be a finite number, got nan"):

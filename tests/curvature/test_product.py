@@ -1,19 +1,14 @@
 """Products with vectors against dense matrices, finite differences and another library."""
 
-import sys
 import warnings
-from pathlib import Path
 
+import nets
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import nets
 
 from thalweg import SAM, ThalwegError, layout
 from thalweg.curvature import gauss_newton_vector_product, hessian_vector_product, on_batch

@@ -18,7 +18,10 @@ def wide(dtype, device="cpu"):
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        (lambda: W * 2, r"loss must be a tensor of one number, got \(2,\): take the mean"),
+        (
+            lambda: W * 2,
+            r"loss must be a tensor of one number, got the shape.*: take the mean",
+        ),
         (lambda: 1.0, "loss must be a tensor of one number, got float"),
         (lambda: (W.sum(), W.sum()), "loss must be a tensor of one number, got tuple"),
         (lambda: W.detach().sum(), "loss must depend on the parameters, got one without a graph"),
@@ -37,7 +40,8 @@ def test_bad_losses_are_named(kind, loss, said):
 
 
 def test_a_bad_loss_that_is_there_is_named():
-    with pytest.raises(ThalwegError, match=r"loss must be a tensor of one number, got \(2,\)"):
+    said = r"loss must be a tensor of one number, got the shape \(2,\)"
+    with pytest.raises(ThalwegError, match=said):
         hessian_vector_product(W * 2, [W])
 
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from small_runs import half_squares, pair, small, train, two_groups, watched
+from torch import nn
 
 from thalweg import SAM, Method, theory
 from thalweg.curvature.monitor import Monitor

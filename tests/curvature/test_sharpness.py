@@ -1,16 +1,11 @@
 """Sharpness: closed forms on quadratics, literal code and dense Hessians on networks."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from bowls import BATCHES, RHO, SPECTRA, Quadratic, batches, cross_entropy, largest_rise, net, value
+from torch import nn
 
 from thalweg.curvature.sharpness import sharpness
 

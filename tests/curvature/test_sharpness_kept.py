@@ -2,16 +2,11 @@
 
 import copy
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from bowls import BATCHES, RHO, SPECTRA, Quadratic, X, Y, batches, cross_entropy, net, value
+from torch import nn
 
 from thalweg import ThalwegError
 from thalweg.ascent import L2, Magnitude
@@ -156,7 +151,7 @@ def test_far_away_the_loss_need_not_be_finite():
     [
         ({"rho": -0.1}, "rho must be a finite number >= 0, got -0.1"),
         ({"rho": "1"}, "rho must be a finite number"),
-        ({"kind": "best"}, "kind must be one of ascent, worst, average, got 'best'"),
+        ({"kind": "best"}, 'kind must be "ascent", "worst" or "average", got \'best\''),
         ({"ball": L2}, "ball must be a ball such as L2"),
         ({"ball": "adaptive"}, "ball must be a ball such as L2"),
         ({"m": 0}, "m must be a whole number >= 1, got 0"),

@@ -29,6 +29,12 @@ def convnet(dropout=0.2, dtype=torch.float32):
     ).to(dtype)
 
 
+def four():
+    """Return what a diagnosis is given: model, loss, loader, optimizer."""
+    model = convnet()
+    return [model, loss_of, digits(), torch.optim.SGD(model.parameters(), lr=0.1)]
+
+
 def train(model, loader, optimizer, epochs):
     for _ in range(epochs):
         for batch in loader:

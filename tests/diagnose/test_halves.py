@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
+import subjects
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -14,9 +13,6 @@ from torch.nn.functional import cross_entropy
 import thalweg
 import thalweg.diagnose
 from thalweg.diagnose.halves import summed
-
-sys.path.insert(0, str(Path(__file__).parent))
-import subjects
 
 
 def batch(count, seed):

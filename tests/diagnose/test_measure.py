@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from pathlib import Path
 
 import pytest
+import subjects
 import torch
 from torch import nn
 
@@ -17,9 +16,6 @@ from thalweg import ThalwegError
 from thalweg.curvature import hessian_vector_product
 from thalweg.diagnose import scan
 from thalweg.diagnose.measure import first, noise_scale
-
-sys.path.insert(0, str(Path(__file__).parent))
-import subjects
 
 EIGENVALUES, START = [8.0, 3.0, 1.0], [1.0, -0.5, 2.0]
 
@@ -254,6 +250,19 @@ def test_the_batches_are_the_loader_s_first_and_its_shuffling_goes_on():
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(batches[0][0], next(iter(loader))[0])
     assert len(first(loader, 100)) == 4
+
+
+@pytest.mark.parametrize("by", ["sampler", "batch_sampler"])
+def test_the_generator_of_a_sampler_is_put_back(by):
+    data, draw = torch.arange(8.0), torch.Generator().manual_seed(3)
+    sampler = torch.utils.data.RandomSampler(data, generator=draw)
+    if by == "batch_sampler":
+        sampler = torch.utils.data.BatchSampler(sampler, 2, drop_last=False)
+    loader = torch.utils.data.DataLoader(data, **{by: sampler})
+    state = draw.get_state()
+    batches = first(loader, 3)
+    assert torch.equal(draw.get_state(), state)
+    assert torch.equal(batches[0], next(iter(loader)))
 
 
 def test_a_rise_that_cannot_be_taken_ends_the_range():

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from made import MEASURED, RHO, with_
 
 import thalweg.diagnose
 from thalweg import ThalwegError, theory
 from thalweg.curvature.edge import BaseStep, base_step
 from thalweg.diagnose import Spectrum, outlook, recommend, table
 from thalweg.diagnose.base import common_rho
-
-sys.path.insert(0, str(Path(__file__).parent))
-from made import MEASURED, RHO, with_
 
 BASES = {
     "plain": BaseStep("SGD", 0.05, 0.05),
@@ -112,7 +108,7 @@ def test_the_rho_of_the_groups_is_read():
         assert common_rho(sgd) == rho
     for held in ("x", -1.0, math.nan):
         sgd.param_groups[0]["rho"] = held
-        with pytest.raises(ThalwegError, match='"rho" in the param groups must be'):
+        with pytest.raises(ThalwegError, match='the "rho" of the param groups must be'):
             common_rho(sgd)
 
 

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from subjects import four
 
 import thalweg
 import thalweg.diagnose
 from thalweg import ThalwegError
 from thalweg.diagnose.page import charts, write_page
 from thalweg.results import Line
-
-sys.path.insert(0, str(Path(__file__).parent))
-import subjects
-
-
-def four():
-    model = subjects.convnet()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return [model, subjects.loss_of, subjects.digits(), optimizer]
 
 
 def test_the_page_draws_what_was_measured(tmp_path):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
-from pathlib import Path
 
 import pytest
+from made import MEASURED, RHO, SCAN, with_
 
 from thalweg.diagnose import recommend
 from thalweg.diagnose.rule import LEVEL, crossing
-
-sys.path.insert(0, str(Path(__file__).parent))
-from made import MEASURED, RHO, SCAN, with_
 
 
 def test_the_middle_of_the_trusted_range():

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import re
-import sys
-from pathlib import Path
 
 import pytest
+import subjects
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -21,9 +20,6 @@ from thalweg.diagnose.measure import noise_scale
 from thalweg.diagnose.outlook import verdict
 from thalweg.diagnose.rule import trusted
 from thalweg.diagnose.start import untrained_loss
-
-sys.path.insert(0, str(Path(__file__).parent))
-import subjects
 
 
 def sgd(model, lr=0.05):

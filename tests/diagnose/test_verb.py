@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import subjects
 import torch
 import typer
+from subjects import four
 from torch import nn
 
 import thalweg
@@ -20,9 +22,6 @@ import thalweg.diagnose
 from thalweg import SAM, ThalwegError, diagnose_verb
 from thalweg.cli import app
 from thalweg.diagnose.follow import follow_steps, told
-
-sys.path.insert(0, str(Path(__file__).parent))
-import subjects
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -70,11 +69,11 @@ BAD = {
     "missing_script:build": "MODULE must be one that can be imported from here",
     "missing_script.py:build": "MODULE must be a file that exists.*: write its path from here",
     "own_script:absent": r"must have a function absent, got none.*returns \(model, loss, loader",
-    "own_script:number": "must have a function number, got a int",
+    "own_script:number": "must have a function number, got int",
     "own_script:needs": r"must take no argument, got needs\(size\)",
     "own_script:three": r"must return \(model, loss, loader, optimizer\): .*got 3 things \(Linear",
     "own_script:nothing": r"must return \(model, loss, loader, optimizer\): .*; got none",
-    "own_script:swapped": r"loss must be a function loss\(model, batch\) .*, got a list",
+    "own_script:swapped": r"loss must be a function loss\(model, batch\) .*, got list",
 }
 
 
@@ -130,19 +129,13 @@ def test_steps_are_told_by_mean_and_spread():
     assert told([{"loss": 0.5}]) == "1 step with SAM: loss 0.5."
 
 
-def four():
-    model = subjects.convnet()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return [model, subjects.loss_of, subjects.digits(), optimizer]
-
-
 WRONG = {
-    "no model": (0, lambda f: f[0].parameters(), r"model must be a torch.nn.Module, got a generat"),
+    "no model": (0, lambda f: f[0].parameters(), r"model must be a torch.nn.Module, got generat"),
     "a module": (1, lambda f: nn.CrossEntropyLoss(), r"got CrossEntropyLoss, a module: write lam"),
     "one argument": (1, lambda f: lambda batch: batch, r"got one that takes \(batch\)"),
-    "no loader": (2, lambda f: 3, "loader must be something to loop over .* got a int"),
-    "one batch": (2, lambda f: torch.zeros(3), "loader must be .* got a Tensor"),
-    "a sam": (3, lambda f: SAM(f[3], f[0]), "got a SAM: pass its .optimizer"),
+    "no loader": (2, lambda f: 3, "loader must be something to loop over .* got int"),
+    "one batch": (2, lambda f: torch.zeros(3), "loader must be .* got Tensor"),
+    "a sam": (3, lambda f: SAM(f[3], f[0]), "got SAM: pass its .optimizer"),
     "no optimizer": (3, lambda f: None, "optimizer must be a torch.optim.Optimizer, got None"),
     "not a mean": (
         1,
@@ -152,7 +145,7 @@ WRONG = {
     "a number": (
         1,
         lambda f: lambda model, batch: subjects.loss_of(model, batch).item(),
-        "must return the mean loss.* got a float",
+        "must return the mean loss.* got float",
     ),
     "no graph": (
         1,

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 import torch.distributed as dist
-from harness import HERE, WORLD, case
+from family import base, loss_of, net
+from harness import WORLD, case
 from together import close, full, mine, rows, same_bits, same_on_all_ranks, shard
 from torch.distributed.tensor import DTensor
 
 from thalweg import SAM, beside, presets
-
-sys.path.insert(0, str(Path(HERE).parent))
-from family import base, loss_of, net
 
 METHOD = presets.decoupled(1.5)
 STEPS = 4

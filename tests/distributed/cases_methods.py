@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from harness import HERE, WORLD, case
+from family import METHODS, base, loss_of, net
+from harness import WORLD, case
 from together import close, full, mine, rows, same_bits, same_on_all_ranks, shard, shared_folder
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -18,9 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thalweg import SAM, Method
 from thalweg.ascent import Across, Adaptive, Named
-
-sys.path.insert(0, str(Path(HERE).parent))
-from family import METHODS, base, loss_of, net
 
 #: Of a sharded tensor every rank draws its own part of the noise.
 SHARDED = [n for n in METHODS if not n.startswith("gaussian")]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from forms import FORMS
 from harness import WORLD
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -90,34 +91,6 @@ def loss_of(model: nn.Module, step: int, which: slice, out: int = 3) -> Callable
     """Return the loss of some rows of a batch, as a function without arguments."""
     x, y = batch(step, which, dtype=next(model.parameters()).dtype, out=out)
     return lambda: ((model(x) - y) ** 2).mean()
-
-
-def by_passes(sam, loss):
-    sam.optimizer.zero_grad()
-    for _ in sam.passes():
-        loss().backward()
-    sam.optimizer.step()
-
-
-def by_closure(sam, loss):
-    def closure():
-        sam.optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    sam.step(closure)
-
-
-def by_block(sam, loss):
-    sam.optimizer.zero_grad()
-    loss().backward()
-    with sam.perturbed():
-        loss().backward()
-    sam.optimizer.step()
-
-
-FORMS = {"passes": by_passes, "closure": by_closure, "block": by_block}
 
 
 def train(sam, model, *, form="passes", steps=STEPS, first=0, out=3):

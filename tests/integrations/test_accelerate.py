@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 pytest.importorskip("accelerate")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from our_warnings import OURS_FAIL
 from own_accelerator import STATEFUL, fresh, same  # noqa: F401 (a fixture)
 from trained_by_accelerate import CLIP, RHO, digits, net, plain, prepared, train
 
 from thalweg.integrations.accelerate import innermost, prepare, synced_last
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 
 @pytest.mark.parametrize("k", [1, 3])

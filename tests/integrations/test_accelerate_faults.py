@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,20 +11,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 pytest.importorskip("accelerate")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from our_warnings import OURS_FAIL
 from own_accelerator import STATEFUL, fresh, same  # noqa: F401 (a fixture)
 from trained_by_accelerate import RHO, digits, net, prepared, train
 
 from thalweg import Method, ThalwegError
 from thalweg.integrations.accelerate import check, prepare
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 
 @pytest.mark.parametrize("method", [None, STATEFUL])

@@ -9,17 +9,15 @@ a plain loop elsewhere.
 from __future__ import annotations
 
 import functools
-import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from accelerate import Accelerator
+from our_warnings import OURS_FAIL
 from own_accelerator import fresh  # noqa: F401 (a fixture)
 from transformers import Trainer, TrainingArguments
 
@@ -27,10 +25,7 @@ from thalweg import testing
 from thalweg.integrations.accelerate import innermost, prepare
 from thalweg.integrations.transformers import SAMMixin
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 BASE = functools.partial(torch.optim.AdamW, lr=0.01)
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 pytest.importorskip("lightning")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from our_warnings import OURS_FAIL
 from trained_by_lightning import (
     BATCHES,
     RHO,
@@ -34,10 +32,7 @@ from thalweg import SAM, Method
 from thalweg.integrations.lightning import SAMCallback
 from thalweg.telemetry import Pass
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 BOTH = pytest.mark.parametrize("accumulation", ["micro", "batch"])
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("lightning")
-sys.path.insert(0, str(Path(__file__).parent))
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import (
@@ -17,6 +13,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from our_warnings import OURS_FAIL
 from trained_by_lightning import (
     BATCHES,
     QUIET,
@@ -34,10 +31,7 @@ from trained_by_lightning import (
 from thalweg import Method, ThalwegError
 from thalweg.integrations.lightning import SAMCallback
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 BOTH = pytest.mark.parametrize("accumulation", ["micro", "batch"])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import sys
 import textwrap
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import torch
 from torch import nn
 
 pytest.importorskip("lightning")
-sys.path.insert(0, str(Path(__file__).parent))
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
+from our_warnings import OURS_FAIL
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from trained_by_lightning import (
     BATCHES,
@@ -37,10 +36,7 @@ from thalweg import SAM, Method
 from thalweg.integrations import lightning
 from thalweg.integrations.lightning import SAMCallback
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 BOTH = pytest.mark.parametrize("accumulation", ["micro", "batch"])
 

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import functools
 import signal
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 pytest.importorskip("lightning")
-sys.path.insert(0, str(Path(__file__).parent))
 
 import lightning.pytorch as pl
 from lightning.pytorch.plugins import MixedPrecision
+from our_warnings import OURS_FAIL
 from trained_by_lightning import QUIET
 
 from thalweg import testing
 from thalweg.integrations.lightning import SAMCallback
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 
 class Bridge(pl.LightningModule):

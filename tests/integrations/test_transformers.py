@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent))
 
+from our_warnings import OURS_FAIL
 from own_accelerator import STATEFUL, fresh  # noqa: F401 (a fixture)
 from text import MODELS, bert, labelled, llama, sentences
 from trained_by_transformers import (
@@ -35,10 +32,7 @@ from thalweg.integrations.accumulation import Accumulated
 from thalweg.integrations.transformers import SAMMixin
 from thalweg.telemetry import Pass
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 
 @pytest.mark.parametrize("accumulation", ["micro", "batch"])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent))
 
+from our_warnings import OURS_FAIL
 from own_accelerator import STATEFUL, fresh  # noqa: F401 (a fixture)
 from text import bert, labelled, llama, sentences
 from trained_by_transformers import (
@@ -26,10 +24,7 @@ from transformers import Trainer
 
 from thalweg.integrations.transformers import STATE, SAMTrainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 
 @pytest.mark.parametrize("accumulation", ["micro", "batch"])

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parent))
 
 from accelerate.utils import DistributedType
+from our_warnings import OURS_FAIL
 from own_accelerator import fresh  # noqa: F401 (a fixture)
 from text import llama, sentences
 from trained_by_transformers import (
@@ -32,10 +30,7 @@ from transformers import Trainer, TrainerCallback
 from thalweg import Method, ThalwegError
 from thalweg.integrations.transformers import SAMMixin, SAMTrainer
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.filterwarnings("error:.*(perturb|SAM|rho).*"),
-]
+pytestmark = OURS_FAIL
 
 
 class Infinite(Recording):

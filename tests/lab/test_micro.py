@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from spoiled import always_normalized, never_normalized, no_rho, other_sign
 
 from thalweg import theory
 from thalweg.ascent import Method
@@ -132,25 +133,6 @@ def test_the_law_at_a_small_size():
     assert evidence.verdict != "does not hold"
     assert evidence.runs == 2 * (96_000 // 32_000) * (8000 + 500) + 4 * 5 * 2
     assert "p = 0" in evidence.found
-
-
-PERTURBATION = Method.perturbation
-
-
-def no_rho(self, gradient, rho, power, **named):
-    return PERTURBATION(self, gradient, 0 * rho, power, **named)
-
-
-def other_sign(self, gradient, rho, power, **named):
-    return PERTURBATION(self, gradient, -rho, power, **named)
-
-
-def always_normalized(self, gradient, rho, power, **named):
-    return PERTURBATION(self, gradient, rho, 1.0, **named)
-
-
-def never_normalized(self, gradient, rho, power, **named):
-    return PERTURBATION(self, gradient, rho, 0.0, **named)
 
 
 @pytest.mark.parametrize("spoil", [no_rho, other_sign, always_normalized, never_normalized])

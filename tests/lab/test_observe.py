@@ -144,8 +144,8 @@ def test_every_must_be_a_whole_number_from_1(kind, every):
     [
         ({}, r"exactly one of below and above must be given, got below=None"),
         ({"below": 1.0, "above": 2.0}, r"exactly one of below and above"),
-        ({"below": math.nan}, r"level must be a finite number, got nan"),
-        ({"above": "1"}, r"level must be a finite number, got '1'"),
+        ({"below": math.nan}, r"below must be a finite number, got nan"),
+        ({"above": "1"}, r"above must be a finite number, got '1'"),
         ({"above": 1.0, "every": 0}, r"every must be"),
     ],
 )

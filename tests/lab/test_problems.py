@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thalweg import ThalwegError
-from thalweg.lab import Digits, Problem, Quadratic, SingleNeuron
+from thalweg.lab import Digits, Problem, Quadratic, SingleNeuron, simulate
 
 SEEDS = torch.tensor([0, 1, 1, 7])
 LINKS = {
@@ -121,7 +121,7 @@ def test_quadratic():
         (lambda: Digits(batch_size=0), "batch_size must be a whole number >= 1"),
         (lambda: Digits(n_train=50, batch_size=51), "at most n_train=50, got 51"),
         (lambda: Digits(eta=0), "eta must be a finite number > 0"),
-        (lambda: Digits(momentum=1.0), "momentum must be below 1"),
+        (lambda: Digits(momentum=1.0), "momentum must be a finite number >= 0 and < 1"),
         (lambda: Digits(momentum=-0.5), "momentum must be a finite number >= 0"),
         (lambda: Digits(width=0), "width must be a whole number >= 1"),
         (lambda: Digits(loss_scale=-1), "loss_scale must be a finite number > 0"),
@@ -136,3 +136,26 @@ def test_bad_input(make, told):
 def test_a_neuron_starts_at_a_pair(start):
     with pytest.raises(ThalwegError, match=r"start must be a pair of numbers \(x, y\), got"):
         SingleNeuron("log_cosh", start=start)
+
+
+class Startless(Problem):
+    def loss(self, params, batch=None):
+        return params["w"] ** 2
+
+
+class Lossless(Problem):
+    def start(self, seeds):
+        return {"w": torch.ones(len(seeds), dtype=self.dtype)}
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (Startless(), r"Startless must have a method start\(self, seeds\), got none: write one"),
+        (Lossless(), r"Lossless must have a method loss\(self, params, batch=None\), got none"),
+        (Problem(), r"Problem must have a method start"),
+    ],
+)
+def test_a_problem_that_lacks_something_is_told_what(problem, told):
+    with pytest.raises(ThalwegError, match=told):
+        simulate(problem, eta=0.1, steps=1)

@@ -2,15 +2,11 @@
 
 import dataclasses
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from spoiled import always_normalized, never_normalized, no_rho, other_sign
 from test_robust_stats import curve
 
 from thalweg.ascent import Method
@@ -149,26 +145,6 @@ def test_what_a_smaller_study_leaves_to_the_full_one():
     assert "p = 0.5; p = 1.5; p = 2; p = 1.5, ‖ε‖ ≤ 1)" in standard
     assert "convnet" not in standard
     assert "convnet" in quick
-
-
-PERTURBATION = Method.perturbation
-
-
-def no_rho(self, gradient, rho, *args, **kwargs):
-    return PERTURBATION(self, gradient, 0 * rho, *args, **kwargs)
-
-
-def other_sign(self, *args, **kwargs):
-    p = PERTURBATION(self, *args, **kwargs)
-    return p._replace(factor=-p.factor)
-
-
-def always_normalized(self, gradient, rho, power=None, **kwargs):
-    return PERTURBATION(self, gradient, rho, 1.0, **kwargs)
-
-
-def never_normalized(self, gradient, rho, power=None, **kwargs):
-    return PERTURBATION(self, gradient, rho, 0.0, **kwargs)
 
 
 @pytest.mark.parametrize("spoil", [no_rho, other_sign, always_normalized, never_normalized])

@@ -194,7 +194,7 @@ def test_compiled_it_is_the_same_up_to_rounding():
         ),
         (
             {"method": Method(gate=Every(2)), "compile": True},
-            r"compile must be left out, or False, .*got Method\(.*Every\(k=2\)",
+            r"compile must be left out, or False, .*got Method",
         ),
         (
             {"method": Method(schedule=Linear(steps=3)), "compile": True},
@@ -202,11 +202,11 @@ def test_compiled_it_is_the_same_up_to_rounding():
         ),
         (
             {"method": Method(direction=Momentum())},
-            r'needs "momentum_buffer" .*momentum above 0: set momentum, or train',
+            r'must keep "momentum_buffer", .*momentum is above 0: set momentum',
         ),
         (
             {"method": Method(ball=L2(scale=AdamMetric())), "momentum": 0.9},
-            r'needs "exp_avg_sq" .*train with thalweg\.SAM',
+            r'must keep "exp_avg_sq", .*train with thalweg\.SAM',
         ),
         (
             {"observe": {"a": Maximum("z")}},

@@ -89,6 +89,7 @@ def test_the_record_is_the_claim_and_its_evidence(run, folder):
     assert record.settings == {"rho": [0.1], "holds": None} == CALLS[0]
     assert (record.runs, record.seeds, record.dtype) == (1, [0], "float64")
     assert (record.title, record.statement, record.because) == ("Tiny", "s", "b")
+    assert record.at_full == "holds"
     assert record.seconds >= 0
     assert record.measured_at.endswith("+00:00")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from spoiled import no_rho, other_sign
 
 from thalweg import parameters, theory
 from thalweg.ascent import Context, Method
@@ -195,17 +196,6 @@ def test_the_claim_at_a_small_size():
     assert evidence.verdict != "does not hold"
     assert evidence.runs == 4 * 3 + 2 * (3 + 5) * 3
     assert "ball each" in evidence.found
-
-
-PERTURBATION = Method.perturbation
-
-
-def no_rho(self, gradient, rho, *args, **named):
-    return PERTURBATION(self, gradient, 0 * rho, *args, **named)
-
-
-def other_sign(self, gradient, rho, *args, **named):
-    return PERTURBATION(self, gradient, -rho, *args, **named)
 
 
 def test_without_a_perturbation_it_fails(monkeypatch):

@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
+from spoiled import never_normalized, no_rho, other_sign
 
 from thalweg.ascent import Method
 from thalweg.lab.claims import yoked as room
@@ -63,22 +64,6 @@ def test_a_best_rho_at_an_end_of_the_grid_decides_nothing():
     evidence = CLAIM.measure({**CLAIM.settings, **tiny})
     assert [c.holds for c in evidence.checks if c.decides][:2] == [None, None]
     assert evidence.found.endswith("an end of the grid: a.")
-
-
-PERTURBATION = Method.perturbation
-
-
-def no_rho(self, gradient, rho, *args, **kwargs):
-    return PERTURBATION(self, gradient, 0 * rho, *args, **kwargs)
-
-
-def other_sign(self, *args, **kwargs):
-    p = PERTURBATION(self, *args, **kwargs)
-    return p._replace(factor=-p.factor)
-
-
-def never_normalized(self, gradient, rho, power=None, **kwargs):
-    return PERTURBATION(self, gradient, rho, 0.0, **kwargs)
 
 
 @pytest.mark.parametrize("spoil", [no_rho, other_sign, never_normalized])

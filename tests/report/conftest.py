@@ -89,5 +89,5 @@ def folder(tmp_path, records):
     results = ResultsFolder.create(tmp_path / "results", size="quick")
     for record in records:
         results.write(record)
-    results.write_manifest(versions={"torch": "2.13.0"}, command="study " + HOSTILE)
+    results.write_manifest(versions={"torch": "2.13.0"}, command="thalweg study " + HOSTILE)
     return results.path

@@ -124,3 +124,22 @@ def test_nothing_needs_webgl_and_text_is_no_markup():
     assert "&lt;a href" in made["data"][0]["name"]
     assert not re.search(r"<(?!/?b>|br>)", str(made["layouts"]))
     assert "&lt;b&gt;t&lt;/b&gt;" in made["layouts"][0][1]["annotations"][0]["text"]
+
+
+def test_the_colour_bar_of_a_single_map_stands_at_it():
+    curve = Line([1.0, 2.0], [1.0, 2.0], "a", "p=1")
+    cells = Heat([1.0, 2.0], [1.0, 2.0], [[0.0, 1.0], [1.0, 2.0]], "kind", 0.0, 2.0)
+    panels = [Axes("map", "x", "y", [cells]), Axes("lines", "x", "y", [curve])]
+    for width, layout in figure(Chart(panels, "c"))["layouts"]:
+        bar = layout["coloraxis"]["colorbar"]["x"]
+        assert bar == layout["xaxis"]["domain"][1]
+        if width > 320:
+            assert bar < layout["xaxis2"]["domain"][0]
+
+
+@pytest.mark.parametrize(("last", "kept"), [(50.0, None), (230.0, 3), (1e8, 3)])
+def test_a_log_axis_of_two_decades_is_told_by_decades(last, kept):
+    axes = Axes("a", "x", "y", [Line([1.0, last], [1.0, 2.0], "a", "p=1")], x_log=True)
+    layout = figure(Chart([axes], "c"))["layouts"][0][1]
+    assert layout["xaxis"].get("nticks") == kept
+    assert kept is None or math.log10(last) / kept > 0.7  # where plotly takes whole decades

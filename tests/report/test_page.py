@@ -1,5 +1,6 @@
 """The page as text: complete, self-contained, escaped, and the same each time."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -82,7 +83,7 @@ def test_everything_in_the_records_is_told(page, records):
         anchor = f"claim-{record.name}"
         assert sum(attributes.get("id") == anchor for _, attributes in page.tags) == 1
         assert ("a", {"href": f"#{anchor}"}) in page.tags
-    for fact in ("A quick study", "torch", "2.13.0", "eta · low", "f00d", "1,200", "12.3"):
+    for fact in ("A quick study", "eta · low", "f00d", "1,200", "12.3"):
         assert fact in page.text
     assert "4 claims:\n1 holds,\n2 do not hold,\n1 is open." in page.text
 
@@ -94,6 +95,27 @@ def test_a_verdict_off_the_record_is_told_in_words(text):
     assert said == {"edge": False, "drift": True, "reverse": True, "agreed": False}
     assert re.search(r">2 differ from the\s+record\.<", text)
     assert re.search(r">does not hold<.*>holds<", rows["reverse"], re.DOTALL)
+
+
+def test_another_verdict_at_full_size_is_told_beside_that_on_record(tmp_path, records):
+    results = ResultsFolder.create(tmp_path / "results")
+    results.write(dataclasses.replace(records[0], at_full="does not hold"))
+    results.write(records[3])
+    results.write_manifest()
+    rows = write_report(results.path).read_text("utf-8").split("<tbody>")[1].split("</tbody>")[0]
+    assert re.findall(r"at full size: [a-z ]+", rows) == ["at full size: does not hold"]
+    assert "at full size" in rows.split("#claim-edge")[1].split("#claim-")[0]
+
+
+def test_the_page_of_claims_of_ones_own_does_not_speak_of_those_shipped(tmp_path, records):
+    results = ResultsFolder.create(tmp_path / "results", size="quick")
+    results.write(dataclasses.replace(records[0], paper="", name="own"))
+    results.write_manifest()
+    text = write_report(results.path).read_text("utf-8").replace(records[0].because, "")
+    assert "What does normalization do" not in text
+    assert "thalweg study --full" not in text
+    assert "What the paper says" not in text
+    assert "What we derived" in text
 
 
 def test_answers_of_the_checks(page, text):

@@ -103,17 +103,26 @@ def alien(path):
 
 
 DAMAGE = {
-    "other format": (manifest('{"format": 99, "size": "quick"}'), "format 2, got 99.*--out"),
-    "no format": (manifest("{}"), "format 2, got None.*--out"),
-    "a list": (manifest("[1]"), "format 2, got None.*--out"),
-    "cut off": (manifest('{"format": 2, "qu'), "cut off or is not JSON.*choose another --out"),
-    "empty": (manifest(""), "cut off or is not JSON.*choose another --out"),
-    "wrong order": (manifest('{"format": 2, "size": "quick", "order": 3}'), "list.*--out"),
-    "wrong seconds": (manifest('{"format": 2, "size": "quick", "seconds": []}'), "dict.*--out"),
-    "wrong kind": (manifest('{"format": 2, "size": 3}'), "str.*--out"),
+    "other format": (
+        manifest('{"format": 99, "size": "quick"}'),
+        "format 2, got 99.*name another folder",
+    ),
+    "no format": (manifest("{}"), "format 2, got None.*name another folder"),
+    "a list": (manifest("[1]"), "format 2, got None.*name another folder"),
+    "cut off": (manifest('{"format": 2, "qu'), "cut off or is not JSON.*name another folder"),
+    "empty": (manifest(""), "cut off or is not JSON.*name another folder"),
+    "wrong order": (
+        manifest('{"format": 2, "size": "quick", "order": 3}'),
+        "list.*name another folder",
+    ),
+    "wrong seconds": (
+        manifest('{"format": 2, "size": "quick", "seconds": []}'),
+        "dict.*name another folder",
+    ),
+    "wrong kind": (manifest('{"format": 2, "size": 3}'), "str.*name another folder"),
     "not UTF-8": (
         lambda path: (path / "manifest.json").write_bytes(b"\xff\xfe{}"),
-        "cut off or is not JSON.*choose another --out",
+        "cut off or is not JSON.*name another folder",
     ),
     "alien": (alien, "no manifest.json: name a folder that `thalweg study` wrote"),
 }

@@ -58,7 +58,11 @@ def test_as_recorded(record, verdict, expected):
 
 @pytest.mark.parametrize(
     "field",
-    [f.name for f in dataclasses.fields(ClaimRecord) if f.default_factory is dataclasses.MISSING],
+    [
+        f.name
+        for f in dataclasses.fields(ClaimRecord)
+        if f.default is f.default_factory is dataclasses.MISSING
+    ],
 )
 def test_a_missing_part(record, field):
     data = record().to_json()

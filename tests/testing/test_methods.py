@@ -1,17 +1,13 @@
 """thalweg passes its own suite with other methods than SAM, whatever gradients their steps take."""
 
 import functools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from family import METHODS
 
 from thalweg import Method, testing
 from thalweg.ascent import Momentum
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from family import METHODS
 
 MOMENTUM = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 NAMES = [

@@ -238,5 +238,7 @@ def test_where_there_is_no_bounce_there_is_no_velocity(arguments, message):
 
 
 def test_a_history_is_an_array():
-    with pytest.raises(ThalwegError, match="lambda_max_history must be an array, the last axis"):
+    with pytest.raises(
+        ThalwegError, match="lambda_max_history must be an array whose last axis is time"
+    ):
         theory.drift_clock(0.1, 0.05, 2.0)

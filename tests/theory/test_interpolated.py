@@ -150,7 +150,9 @@ def test_the_bounce_is_lost_on_the_other_side_of_the_largest_radius():
     for function in (theory.interpolated_bounce_amplitude, theory.interpolated_bounce_multiplier):
         with pytest.raises(ThalwegError, match=r"^rho must be < interpolated_largest_rho"):
             function(eta, 1.001 * rho, curvature, mix)
-        with pytest.raises(ThalwegError, match=r"^curvature must be below the edge at rho = 0"):
+        with pytest.raises(
+            ThalwegError, match=r"^curvature must be < the edge of this eta at rho = 0"
+        ):
             function(eta, rho, 2 / eta, mix)
 
 

@@ -23,7 +23,7 @@ from thalweg.ascent import spectral
 from thalweg.ascent.context import Context, Number, ratio
 from thalweg.ascent.scale import Scale
 from thalweg.cut import Pieces
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 
 #: How the norms of the tensors become one: ``"all"``: the root of the sum of their squares;
 #: ``"tensor"``: the largest, so that every tensor moves by the whole radius; ``"layer"``: the
@@ -47,7 +47,7 @@ class Ball(Protocol):
 
 def _check(over: object) -> None:
     if over not in get_args(Over):
-        raise ThalwegError(f'over must be "all", "layer" or "tensor", got {over!r}')
+        raise ThalwegError(f'over must be "all", "layer" or "tensor", got {brief(over)}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class _Scaled:
     def __post_init__(self) -> None:
         if self.scale is not None and (isinstance(self.scale, type) or not callable(self.scale)):
             raise ThalwegError(
-                f"scale must be a part such as FanRatio() or None, got {self.scale!r}: pass an "
-                'object, not a class; a word such as "tensor" is for over='
+                f"scale must be a part such as FanRatio() or None, got {brief(self.scale)}: pass "
+                'an object, not a class; a word such as "tensor" is for over='
             )
         _check(self.over)
 

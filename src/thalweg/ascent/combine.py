@@ -24,7 +24,13 @@ class Combine(Protocol):
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
-        """Return what the base optimizer gets."""
+        """Return what the base optimizer gets, one tensor per parameter.
+
+        Args:
+            here: Gradient at w, one tensor per parameter.
+            uphill: Gradient at w + ε, one tensor per parameter.
+            context: The step.
+        """
         ...
 
 
@@ -42,16 +48,7 @@ class SAMGradient:
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
-        """Return the uphill gradient.
-
-        Args:
-            here: Gradient at w, one tensor per parameter.
-            uphill: Gradient at w + ε, one tensor per parameter.
-            context: The step.
-
-        Returns:
-            ``uphill``.
-        """
+        """Return the uphill gradient."""
         return uphill
 
 
@@ -81,13 +78,7 @@ class Mix:
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
-        """Return g + k (h - g).
-
-        Args:
-            here: Gradient at w, one tensor per parameter.
-            uphill: Gradient at w + ε, one tensor per parameter.
-            context: The step.
-        """
+        """Return g + k (h - g)."""
         return context.each(lambda g, h: torch.add(g, h - g, alpha=self.k), here, uphill)
 
 
@@ -123,25 +114,13 @@ class Decoupled:
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
-        """Return g; where h is not finite neither is this, or a gradient scaler would not hear.
-
-        Args:
-            here: Gradient at w, one tensor per parameter.
-            uphill: Gradient at w + ε, one tensor per parameter.
-            context: The step.
-        """
+        """Return g; where h is not finite neither is this, or a gradient scaler would not hear."""
         return [g + 0 * h for g, h in zip(here, uphill, strict=True)]
 
     def beside(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
-        """Return k (h - g).
-
-        Args:
-            here: Gradient at w, one tensor per parameter.
-            uphill: Gradient at w + ε, one tensor per parameter.
-            context: The step.
-        """
+        """Return k (h - g)."""
         return [self.k * (h - g) for g, h in zip(here, uphill, strict=True)]
 
 
@@ -172,13 +151,7 @@ class SurrogateGap:
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
-        """Return h - α (g - (<g, h> / ‖h‖²) h).
-
-        Args:
-            here: Gradient at w, one tensor per parameter.
-            uphill: Gradient at w + ε, one tensor per parameter.
-            context: The step.
-        """
+        """Return h - α (g - (<g, h> / ‖h‖²) h)."""
         norm = context.norm(uphill)
         factor = 1 + self.alpha * ratio(context.dot(here, uphill), norm * norm)
         alpha = self.alpha
@@ -203,13 +176,7 @@ class Rescaled:
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
-        """Return (‖g‖ / ‖h‖) h.
-
-        Args:
-            here: Gradient at w, one tensor per parameter.
-            uphill: Gradient at w + ε, one tensor per parameter.
-            context: The step.
-        """
+        """Return (‖g‖ / ‖h‖) h."""
         factor = ratio(context.norm(here), context.norm(uphill))
         return context.each(torch.mul, uphill, factor)
 
@@ -243,13 +210,7 @@ class Spherical:
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
-        r"""Return ‖h‖ (sin((1-α)θ) g/‖g‖ + sin(αθ) h/‖h‖) / sin θ, θ the angle between them.
-
-        Args:
-            here: Gradient at w, one tensor per parameter.
-            uphill: Gradient at w + ε, one tensor per parameter.
-            context: The step.
-        """
+        r"""Return ‖h‖ (sin((1-α)θ) g/‖g‖ + sin(αθ) h/‖h‖) / sin θ, θ the angle between them."""
         lengths = context.norm(here), context.norm(uphill)
         cosine = ratio(context.dot(here, uphill), lengths[0] * lengths[1])
         angle = torch.acos(torch.as_tensor(cosine, dtype=torch.float64).clamp(-1, 1))

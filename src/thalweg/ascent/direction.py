@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thalweg.ascent.context import Context
 from thalweg.ascent.draws import seeded
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 
 
 class Direction(Protocol):
@@ -216,7 +216,7 @@ class Given:
 
     def __post_init__(self) -> None:
         if not callable(self.of):
-            raise ThalwegError(f"of must be a function of the weights, got {self.of!r}")
+            raise ThalwegError(f"of must be a function of the weights, got {brief(self.of)}")
 
     def __call__(self, gradient: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
         """Return what the caller gives, one tensor per parameter.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from thalweg.ascent.context import Context
 from thalweg.ascent.shards import gathered, placed
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 
 
 class Filter(Protocol):
@@ -22,8 +22,10 @@ class Filter(Protocol):
     def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
         """Return whether a parameter is perturbed.
 
-        Its name in the model, and the module that holds it, are "" and ``None`` where there is no
-        model.
+        Args:
+            parameter: A parameter of the base optimizer.
+            name: Its name in the model; "" where there is no model.
+            layer: The module that holds it; ``None`` where there is no model.
         """
         ...
 
@@ -38,16 +40,7 @@ class AllParameters:
     """
 
     def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
-        """Choose every parameter.
-
-        Args:
-            parameter: A parameter of the base optimizer.
-            name: Its name in the model.
-            layer: The module that holds it.
-
-        Returns:
-            True.
-        """
+        """Choose every parameter."""
         return True
 
 
@@ -78,13 +71,7 @@ class Named:
             raise ThalwegError(f"invert must be True or False, got {self.invert!r}")
 
     def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
-        """Choose by name.
-
-        Args:
-            parameter: A parameter of the base optimizer.
-            name: Its name in the model.
-            layer: The module that holds it.
-        """
+        """Choose by name."""
         return bool(re.search(self.pattern, name)) is not self.invert
 
 
@@ -105,19 +92,16 @@ class Within:
     def __init__(self, *kinds: type[nn.Module]) -> None:
         for kind in kinds:
             if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-                raise ThalwegError(f"kinds must be classes of modules, got {kind!r}")
+                raise ThalwegError(
+                    f"kinds must be classes of modules, got {brief(kind)}: write "
+                    "Within(nn.Linear, nn.Conv2d)"
+                )
         if not kinds:
             raise ThalwegError("kinds must name a class of modules such as nn.Linear, got none")
         object.__setattr__(self, "kinds", kinds)
 
     def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
-        """Choose by the module.
-
-        Args:
-            parameter: A parameter of the base optimizer.
-            name: Its name in the model.
-            layer: The module that holds it.
-        """
+        """Choose by the module."""
         return isinstance(layer, self.kinds)
 
 
@@ -138,13 +122,7 @@ class Normalization:
     """
 
     def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
-        """Choose by the module.
-
-        Args:
-            parameter: A parameter of the base optimizer.
-            name: Its name in the model.
-            layer: The module that holds it.
-        """
+        """Choose by the module."""
         return any(re.search(r"Norm(\dd)?$", kind.__name__) for kind in type(layer).__mro__)
 
 
@@ -152,7 +130,12 @@ class Mask(Protocol):
     """Chooses entries: sets the others of a direction to 0."""
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        """Return the direction with 0 where nothing moves."""
+        """Return the direction with 0 where nothing moves.
+
+        Args:
+            direction: One tensor per parameter.
+            context: The step.
+        """
         ...
 
 
@@ -183,12 +166,7 @@ class LargestEntries:
         object.__setattr__(self, "share", share)
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        """Return the direction with 0 in the other entries.
-
-        Args:
-            direction: One tensor per parameter.
-            context: The step.
-        """
+        """Return the direction with 0 in the other entries."""
         return [self._kept(d, context.cells) for d in direction]
 
     def _kept(self, tensor: Tensor, cells: int) -> Tensor:
@@ -221,12 +199,7 @@ class LargestTensors:
         object.__setattr__(self, "count", whole("count", self.count, at_least=1))
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        """Return the direction with 0 in the other tensors.
-
-        Args:
-            direction: One tensor per parameter.
-            context: The step.
-        """
+        """Return the direction with 0 in the other tensors."""
         if self.count >= len(direction):
             return direction
         home = direction[0].device

@@ -19,7 +19,7 @@ from thalweg.ascent.schedule import Constant, Schedule
 from thalweg.ascent.size import Size, size
 from thalweg.ascent.slots import SLOTS, check_part, fitting
 from thalweg.cut import Pieces
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 
 #: For p > 1, ε grows as the gradient shrinks; beyond this length training collapsed for every p.
 DEFAULT_CAP = 1.0
@@ -41,15 +41,14 @@ def check_method(method: object, power: object) -> None:
     if method is not None and not isinstance(method, Method):
         remedy = "write method=Method(power=...)"
         if isinstance(method, str):
-            name = method.lower() if method.isidentifier() else "asam"
-            remedy += f", or call a preset, presets.{name}(): thalweg methods lists them"
+            remedy += ", or call a preset such as presets.asam(): `thalweg methods` lists them"
         elif hasattr(method, "__name__"):  # a function or a class
             remedy = f"call it, write method={method.__name__}()"
-        raise ThalwegError(f"method must be a thalweg.Method, got {method!r}: {remedy}")
+        raise ThalwegError(f"method must be a thalweg.Method, got {brief(method)}: {remedy}")
     if method is not None and power is not None:
         raise ThalwegError(
-            f"power and method must not both be given, got power={power!r} and {method!r}: "
-            "write method=Method(power=..., ...)"
+            f"power and method must not both be given, got power={brief(power)} and a "
+            "method: write method=Method(power=..., ...)"
         )
 
 
@@ -140,7 +139,7 @@ class Method:
             points = ()
         if not points:
             raise ThalwegError(
-                f"points must be a tuple of numbers such as (1.0,), got {self.points!r}"
+                f"points must be a tuple of numbers such as (1.0,), got {brief(self.points)}"
             )
         object.__setattr__(self, "points", points)
         if self.size is not None and self.power != 1:
@@ -150,8 +149,8 @@ class Method:
             )
         if hasattr(self.gate, "judge") and not self.looks:
             raise ThalwegError(
-                f"gate must be decided beforehand where no ascent gradient is taken, got "
-                f"{self.gate!r} and {self.direction!r}"
+                f"gate must not judge by a gradient where no ascent gradient is taken, got "
+                f"{self.gate!r} and {self.direction!r}: give it one such as Every(5)"
             )
         for slot in ("combine", "reuse"):
             if not self.looks and getattr(self, slot) not in (None, SAMGradient()):
@@ -161,8 +160,8 @@ class Method:
                 )
         if self.reuse is not None and isinstance(self.gate, Always):
             raise ThalwegError(
-                f"gate must close at some steps where reuse is given, which is for those, got "
-                f"{self.gate!r} and {self.reuse!r}: give it one such as Every(5)"
+                f"gate must close at some steps where reuse is given, got {self.gate!r} and "
+                f"{self.reuse!r}: give it one such as Every(5), or leave reuse out"
             )
         if self.ascents > 1 and not self.looks:
             raise ThalwegError(

@@ -230,7 +230,7 @@ class AdamMetric:
         if None in betas:
             raise ThalwegError(
                 'the base optimizer must have "betas" in its param groups, as Adam has, got none: '
-                "give the decay of its second moment, AdamMetric(decay=...)"
+                "choose one that has, or give the decay of its second moment, such as decay=0.999"
             )
         return [pair[1] for pair in betas]
 

@@ -17,7 +17,13 @@ class Schedule(Protocol):
     """Turns the rho of a group into the radius at a step."""
 
     def __call__(self, rho: float, step: int, lr: float) -> float:
-        """Return the radius at this step, at this learning rate of the group."""
+        """Return the radius at this step.
+
+        Args:
+            rho: The group's rho.
+            step: How many steps went before.
+            lr: The group's learning rate; NaN where it has none.
+        """
         ...
 
 
@@ -40,16 +46,7 @@ class Constant:
         object.__setattr__(self, "times", number("times", self.times, at_least=0))
 
     def __call__(self, rho: float, step: int, lr: float) -> float:
-        """Return that multiple of rho.
-
-        Args:
-            rho: The group's rho.
-            step: How many steps went before.
-            lr: The group's learning rate.
-
-        Returns:
-            The radius.
-        """
+        """Return that multiple of rho."""
         return rho * self.times
 
 
@@ -84,13 +81,7 @@ class FollowLR:
         object.__setattr__(self, "rho_min", number("rho_min", self.rho_min, at_least=0))
 
     def __call__(self, rho: float, step: int, lr: float) -> float:
-        """Return the radius at this learning rate; a rho of 0 stays 0.
-
-        Args:
-            rho: The group's rho.
-            step: How many steps went before.
-            lr: The group's learning rate.
-        """
+        """Return the radius at this learning rate; a rho of 0 stays 0."""
         if math.isnan(lr):
             raise ThalwegError(
                 'every param group must have an "lr" for the radius to follow, got none: choose a '
@@ -134,13 +125,7 @@ class Linear:
             )
 
     def __call__(self, rho: float, step: int, lr: float) -> float:
-        """Return the radius at this step.
-
-        Args:
-            rho: The group's rho.
-            step: How many steps went before.
-            lr: The group's learning rate.
-        """
+        """Return the radius at this step."""
         return rho * (self.start + (self.end - self.start) * self._done(step))
 
     def _done(self, step: int) -> float:
@@ -157,12 +142,6 @@ class Cosine(Linear):
     """
 
     def __call__(self, rho: float, step: int, lr: float) -> float:
-        """Return the radius at this step.
-
-        Args:
-            rho: The group's rho.
-            step: How many steps went before.
-            lr: The group's learning rate.
-        """
+        """Return the radius at this step."""
         done = 0.5 - 0.5 * math.cos(math.pi * self._done(step))
         return rho * (self.start + (self.end - self.start) * done)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from thalweg.cut import Pieces
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 
 
 class Slot(NamedTuple):
@@ -20,26 +20,36 @@ class Slot(NamedTuple):
         arguments: What the part is called with.
         empty: Whether the slot may be empty.
         does: What of the part is called, if not the part itself.
-        beside: What else it must have.
+        beside: A method that it may have beside, and what that is called with.
+        must: Whether it must have it.
     """
 
     example: str
     arguments: str
     empty: bool = False
     does: str = ""
-    beside: str = ""
+    beside: tuple[str, str] | None = None
+    must: bool = False
 
 
 SLOTS = {
     "size": Slot("Monge()", "norm, step", empty=True),
-    "direction": Slot("Gradient()", "gradient, context"),
+    "direction": Slot("Gradient()", "gradient, context", beside=("learn", "uphill, context")),
     "filter": Slot("AllParameters()", "parameter, name, layer"),
     "mask": Slot("LargestEntries(0.5)", "direction, context", empty=True),
     "ball": Slot("L2()", "direction, context", does="sharp"),
     "schedule": Slot("Constant()", "rho, step, lr"),
-    "gate": Slot("Always()", "step"),
-    "reuse": Slot("Across()", "gradient, context", empty=True, beside="learn"),
-    "combine": Slot("SAMGradient()", "here, uphill, context"),
+    "gate": Slot("Always()", "step", beside=("judge", "gradient, context")),
+    "reuse": Slot(
+        "Across()",
+        "gradient, context",
+        empty=True,
+        beside=("learn", "here, uphill, context"),
+        must=True,
+    ),
+    "combine": Slot(
+        "SAMGradient()", "here, uphill, context", beside=("beside", "here, uphill, context")
+    ),
 }
 
 
@@ -51,7 +61,8 @@ def check_part(slot: str, part: object) -> None:
         part: What is to fill it.
 
     Raises:
-        ThalwegError: If it is no part, or one of another slot that is called otherwise.
+        ThalwegError: If it is no part, or one of another slot that is called otherwise; or if a
+            method that it has beside is.
 
     Example:
         >>> check_part("gate", lambda step: step > 100)
@@ -60,7 +71,7 @@ def check_part(slot: str, part: object) -> None:
         ...
         thalweg.errors.ThalwegError: gate must be called with (step), and <function <lambda>...
     """
-    example, arguments, empty, does, beside = SLOTS[slot]
+    example, arguments, empty, does, beside, must = SLOTS[slot]
     if part is None and empty:
         return
     act = getattr(part, does, None) if does else part
@@ -68,17 +79,25 @@ def check_part(slot: str, part: object) -> None:
         raise ThalwegError(f"{slot} must be a part, got a whole method: pass its .{slot}")
     if isinstance(part, type) or not callable(act):
         raise ThalwegError(
-            f"{slot} must be a part such as {example}{' or None' * empty}, got {part!r}: "
+            f"{slot} must be a part such as {example}{' or None' * empty}, got {brief(part)}: "
             "pass an object, not a class or a string"
         )
-    lacks = beside and not callable(getattr(part, beside, None))
+    name, wanted = beside or ("", "")
+    other = getattr(part, name, None) if name else None
+    lacks = must and not callable(other)
     if lacks or not _takes(act, len(arguments.split(", "))):
         which = f".{does}" if does else ""
         needed = f"{slot} must be called with ({arguments})"
-        needed = f"{needed} and have a method {beside}()" if lacks else needed
+        needed = f"{needed} and have a method {name}()" if lacks else needed
         raise ThalwegError(
             f"{needed}, and {part!r}{which} does not fit: is it a part of another slot? One that "
             f"fits is {example}"
+        )
+    if other is not None and not _takes(other, len(wanted.split(", "))):
+        came = str(inspect.signature(other)) if callable(other) else brief(other)
+        raise ThalwegError(
+            f"{slot}.{name} must be called with ({wanted}), got {came} of {brief(part)}: write "
+            f"def {name}(self, {wanted})"
         )
 
 
@@ -111,7 +130,7 @@ def fitting(slot: str, part: object, found: object, like: Sequence[Tensor]) -> S
         ...
         thalweg.errors.ThalwegError: mask must give one tensor for each parameter, of its shape; ...
     """
-    came = repr(type(found).__name__)
+    came = type(found).__name__
     if isinstance(found, list | tuple | Pieces):
         given = found.cut.like if isinstance(found, Pieces) else found
         shapes: list[Any] = [t.shape if isinstance(t, Tensor) else None for t in given]
@@ -119,9 +138,9 @@ def fitting(slot: str, part: object, found: object, like: Sequence[Tensor]) -> S
         if shapes == wanted:
             return found
         if None in shapes:
-            came = "what is no tensor"
+            came = "something in the list that is no tensor"
         elif len(shapes) != len(wanted):
-            came = f"{len(shapes)} tensors for {len(wanted)} parameters"
+            came = f"a list of {len(shapes)} for {len(wanted)}"
         else:
             i = [a == b for a, b in zip(shapes, wanted, strict=True)].index(False)
             came = f"{tuple(shapes[i])} at place {i}, where the parameter is {tuple(wanted[i])}"

@@ -3,7 +3,7 @@
 from thalweg.curvature.density import Density, spectrum
 from thalweg.curvature.directions import filter_normalized, share_explained
 from thalweg.curvature.eigen import Eigenpairs, lambda_max, smallest_eigenvalue, top_eigenvalues
-from thalweg.curvature.measure import frozen, on_batch, over
+from thalweg.curvature.measure import on_batch, over
 from thalweg.curvature.monitor import Monitor
 from thalweg.curvature.planes import Line, Plane, line, plane
 from thalweg.curvature.product import (
@@ -12,6 +12,7 @@ from thalweg.curvature.product import (
     hessian_vector_product,
 )
 from thalweg.curvature.records import Record, read_records
+from thalweg.curvature.setting import frozen
 from thalweg.curvature.sharpness import Sharpness, sharpness
 from thalweg.curvature.trace import Estimate, trace
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg.ascent import L2, Ball, size
 from thalweg.curvature.losses import Losses
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 from thalweg.parameters import norm
 
 
@@ -42,7 +42,7 @@ class Neighbourhood:
     def __init__(self, ball: Ball, losses: Losses, rho: float) -> None:
         if isinstance(ball, type) or not callable(getattr(ball, "sharp", None)):
             raise ThalwegError(
-                f"ball must be a ball such as L2(), got {ball!r}: pass an object of "
+                f"ball must be a ball such as L2(), got {brief(ball)}: pass an object of "
                 "thalweg.ascent, not a class or a string"
             )
         self.ball, self.weights, self.rho = ball, losses.parameters, rho

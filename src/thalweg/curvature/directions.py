@@ -172,7 +172,9 @@ def basis(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, fl
     """
     u, v = (flat(parts).detach().double() for parts in (first, second))
     if u.shape != v.shape:
-        raise ThalwegError(f"first and second must have as many entries, got {len(u)} and {len(v)}")
+        raise ThalwegError(
+            f"first and second must have equally many entries, got {len(u)} and {len(v)}"
+        )
     u, v = (x / torch.linalg.vector_norm(x) for x in (u, v))
     cosine = float(u @ v)
     rest = v - cosine * u

@@ -202,10 +202,10 @@ def _search(
     seed: int,
 ) -> Eigenpairs:
     """Find the k largest eigenvalues of ``sign`` times the matrix."""
-    tolerance = number("tolerance", tolerance, above=0)
-    most, seed = whole("most", most, at_least=k), whole("seed", seed)
     if k > product.size:
         raise ThalwegError(f"k must be at most {product.size}, the number of entries, got {k}")
+    tolerance = number("tolerance", tolerance, above=0)
+    most, seed = whole("most", most, at_least=k), whole("seed", seed)
     room = min(whole("room", room, at_least=min(k + 1, product.size)), product.size)
     least = _LEAST_WARM if start is not None else _LEAST_BELOW if sign < 0 else k
     row, following = 0, math.nan  # products in a row at which all was well; the next value there

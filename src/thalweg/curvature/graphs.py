@@ -44,8 +44,10 @@ def taken(loss: Callable[[], Tensor] | Tensor) -> Tensor:
         with double_backward():
             value = loss()
     if not isinstance(value, Tensor) or value.numel() != 1:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ThalwegError(f"loss must be a tensor of one number, got {got}: take the mean")
+        got, remedy = type(value).__name__, "leave out .item()"
+        if isinstance(value, Tensor):
+            got, remedy = f"the shape {tuple(value.shape)}", "take the mean"
+        raise ThalwegError(f"loss must be a tensor of one number, got {got}: {remedy}")
     if not value.requires_grad:
         raise ThalwegError(
             "loss must depend on the parameters, got one without a graph: compute it without "

@@ -19,13 +19,9 @@ from thalweg.curvature.setting import (
     frozen,
     group_of,
     module_of,
-    numbers_of,
     same_again,
-    turned,
     unsynchronized,
 )
-
-__all__ = ["LossOf", "examples", "frozen", "numbers_of", "on_batch", "over", "turned"]
 
 
 class OverBatches(Product):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from thalweg.curvature.measure import LossOf
 from thalweg.curvature.pace import Along, pace_of
 from thalweg.curvature.ranks import Ranks, distributed
 from thalweg.curvature.records import Record, Sink, sinks
 from thalweg.curvature.sample import MOST, SHORT, take
+from thalweg.curvature.setting import LossOf
 from thalweg.curvature.words import WINDOW, thought
 from thalweg.errors import ThalwegError, warn
 

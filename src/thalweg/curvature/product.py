@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from thalweg import layout
 from thalweg.curvature.graphs import back, double_backward, slopes, taken
-from thalweg.errors import ThalwegError
-
-Vector = Sequence[Tensor]
+from thalweg.errors import ThalwegError, brief
 
 
 class Product:
@@ -69,7 +67,7 @@ class Product:
         else:
             raise ThalwegError(
                 f"the vector must be a tensor of {self.size} entries, or a list of one tensor per "
-                f"parameter, got {vector!r:.80}"
+                f"parameter, got {brief(vector)}"
             )
         if [v.shape for v in parts] != [p.shape for p in self.parameters]:
             raise ThalwegError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 
 #: How every line begins.
 _BEGIN = b'{"step": '
@@ -139,9 +139,9 @@ class Lines:
                 file.flush()
         except OSError as cause:
             raise ThalwegError(
-                f"records file {self.file} must be writable, got {cause.strerror!r}: make room, "
-                "or name another file in to="
-            ) from cause
+                f"records file {self.file} must be writable, got {cause.strerror!r}: name "
+                "another file in to=, or make room"
+            ) from None
 
 
 class Scalars:
@@ -198,7 +198,7 @@ def sinks(to: Any) -> list[Sink]:
         return [to]
     raise ThalwegError(
         "to must be a path, a TensorBoard SummaryWriter, a function of a record's dictionary, or a "
-        f"list of these, got {to!r}"
+        f"list of these, got {brief(to)}"
     )
 
 
@@ -227,7 +227,8 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n")
     except OSError as cause:
         raise ThalwegError(
-            f"{path} must be a file of a monitor's records, got {cause.strerror!r}"
+            f"{path} must be a file of a monitor's records, got {cause.strerror!r}: pass the one "
+            "that Monitor(to=...) wrote"
         ) from None
     found = []
     for place, line in enumerate(lines, 1):

@@ -16,10 +16,11 @@ from thalweg import hold, layout, parameters, watch
 from thalweg.ascent import Perturbation
 from thalweg.curvature.edge import base_step
 from thalweg.curvature.eigen import lambda_max
-from thalweg.curvature.measure import LossOf, on_batch, over
+from thalweg.curvature.measure import on_batch, over
 from thalweg.curvature.product import Product, flat
 from thalweg.curvature.ranks import Ranks, bare
 from thalweg.curvature.records import Record
+from thalweg.curvature.setting import LossOf
 from thalweg.curvature.trace import trace
 from thalweg.errors import ThalwegError
 
@@ -34,7 +35,7 @@ MOST, SHORT = 30, 8
 _FEW = 4
 
 #: Rho, scheduled, and the perturbed parameters, for each param group.
-Radii = list[tuple[float, list[Tensor]]]
+Rhos = list[tuple[float, list[Tensor]]]
 
 
 def take(
@@ -70,7 +71,7 @@ def take(
         ThalwegError: As :func:`thalweg.curvature.on_batch`.
     """
     assert sam.model is not None
-    radii, trained, ranks = _radii(sam), _trained(sam), Ranks(sam.model)
+    rhos, trained, ranks = _rhos(sam), _trained(sam), Ranks(sam.model)
     _wait(trained[0])
     began, now = time.perf_counter(), time.time()
 
@@ -87,7 +88,7 @@ def take(
             trace(product, method="hutchinson", products=_FEW, seed=step) if with_trace else None
         )
 
-        one, moves = _epsilon(sam, radii, trained, gradient)
+        one, moves = _epsilon(sam, rhos, trained, gradient)
         epsilon = _spread(moves, trained, gradient)
         perturbed = [p for group, _, _ in moves for p in group] or trained
         length = float(parameters.norm(epsilon))
@@ -99,7 +100,7 @@ def take(
         del product  # its graph is as large as a training step's
 
         grad_norm = float(one.norm) if one else float(parameters.norm(gradient))
-        edge, missing = _edge(sam, radii, trained, grad_norm, one)
+        edge, missing = _edge(sam, rhos, trained, grad_norm, one)
         record: dict[str, Any] = {
             "lambda_max": top.value,
             "residual": top.residual,
@@ -107,7 +108,7 @@ def take(
             "trace": total.value if total else math.nan,
             "trace_error": total.error if total else math.nan,
             "grad_norm": grad_norm,
-            "rho": max((rho for rho, _ in radii), default=0.0),
+            "rho": max((rho for rho, _ in rhos), default=0.0),
             "power": sam.method.power,
             "edge": edge,
             "edge_missing": missing,
@@ -130,7 +131,7 @@ def _latest(sam: SAM) -> int:
     return max(sam._step - 1, 0)
 
 
-def _radii(sam: SAM) -> Radii:
+def _rhos(sam: SAM) -> Rhos:
     """Rho and perturbed parameters of every group that trains, as SAM had them in its last step."""
     found = []
     for group in sam.optimizer.param_groups:
@@ -166,11 +167,11 @@ def _product(
 
 
 def _epsilon(
-    sam: SAM, radii: Radii, trained: list[Tensor], gradient: Sequence[Tensor]
+    sam: SAM, rhos: Rhos, trained: list[Tensor], gradient: Sequence[Tensor]
 ) -> tuple[Perturbation | None, list[tuple[list[Tensor], list[Tensor], float]]]:
     """ε of the method at this gradient, as parameters, directions and factor for each group."""
     place = {p: i for i, p in enumerate(trained)}
-    groups = [(rho, chosen) for rho, chosen in radii if rho > 0 and chosen]
+    groups = [(rho, chosen) for rho, chosen in rhos if rho > 0 and chosen]
     if not groups:
         return None, []
     found = [gradient[place[p]] for _, chosen in groups for p in chosen]
@@ -248,7 +249,7 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _edge(
-    sam: SAM, radii: Radii, trained: list[Tensor], grad_norm: float, one: Perturbation | None
+    sam: SAM, rhos: Rhos, trained: list[Tensor], grad_norm: float, one: Perturbation | None
 ) -> tuple[float, str]:
     """The edge of this moment, or NaN and the reason why there is none."""
     method, step = sam.method, base_step(sam.optimizer)
@@ -256,10 +257,10 @@ def _edge(
         return math.nan, step.missing
     if not method.plain:
         return math.nan, "the edge is known for ε = ρ g/‖g‖^p, and this method does something else"
-    if len({rho for rho, _ in radii}) > 1:
+    if len({rho for rho, _ in rhos}) > 1:
         return math.nan, "the edge is that of one step size: param groups differ in rho"
-    rho, power = max(rho for rho, _ in radii), method.power
-    if rho and sum(len(ps) for _, ps in radii) < len(trained):
+    rho, power = max(rho for rho, _ in rhos), method.power
+    if rho and sum(len(ps) for _, ps in rhos) < len(trained):
         return math.nan, "the edge is known where every parameter is perturbed, and some are not"
     if one and float(one.length) > method.cap * (1 - 1e-9):
         rho, power = method.cap, 1.0  # where it is cut, only the direction is the gradient's

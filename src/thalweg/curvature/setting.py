@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import layout, replay
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 
 #: The mean loss of a model over a batch, zero-dimensional.
 LossOf = Callable[[nn.Module, Any], Tensor]
@@ -79,9 +79,6 @@ def again(batches: Iterable[Any], tensors: Iterable[Tensor]) -> Iterator[Iterato
         tensors: The parameters of the model.
     """
     numbers = numbers_of(tensors)
-    holders = (batches, getattr(batches, "sampler", None))
-    own = [getattr(one, "generator", None) for one in holders]
-    states = [(one, one.get_state()) for one in own if isinstance(one, torch.Generator)]
 
     def each() -> Iterator[Any]:
         for done, batch in enumerate(batches):
@@ -89,8 +86,23 @@ def again(batches: Iterable[Any], tensors: Iterable[Tensor]) -> Iterator[Iterato
                 numbers.put_back()
             yield batch
 
-    try:
+    with undrawn(batches):
         yield each()
+
+
+@contextlib.contextmanager
+def undrawn(batches: object) -> Iterator[None]:
+    """Put the generators that a loader shuffles by back to where they stood before the block.
+
+    Args:
+        batches: A loader, or something that has no generator.
+    """
+    sampler = getattr(getattr(batches, "batch_sampler", None), "sampler", None)
+    holders = (batches, getattr(batches, "sampler", None), sampler)
+    own = [getattr(one, "generator", None) for one in holders]
+    states = [(one, one.get_state()) for one in own if isinstance(one, torch.Generator)]
+    try:
+        yield
     finally:
         for one, state in states:
             one.set_state(state)
@@ -192,7 +204,7 @@ def examples(batch: Any) -> int:
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
     raise ThalwegError(
-        f"a batch must hold a tensor whose first dimension is the examples, got {batch!r:.80}: "
+        f"a batch must hold a tensor whose first dimension is the examples, got {brief(batch)}: "
         "return tensors from the loader"
     )
 

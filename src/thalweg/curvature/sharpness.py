@@ -19,7 +19,7 @@ from thalweg.ascent import L2, Ball
 from thalweg.curvature.balls import Neighbourhood, is_ellipsoid
 from thalweg.curvature.losses import Losses
 from thalweg.curvature.setting import LossOf
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 from thalweg.parameters import norm
 
 Kind = Literal["ascent", "worst", "average"]
@@ -141,7 +141,7 @@ def sharpness(
     """
     rho, seed = number("rho", rho, at_least=0), whole("seed", seed)
     if kind not in _MEANS:
-        raise ThalwegError(f"kind must be one of {', '.join(_MEANS)}, got {kind!r}")
+        raise ThalwegError(f'kind must be "ascent", "worst" or "average", got {brief(kind)}')
     steps = _for("worst", "steps", steps, _STEPS, kind, at_least=1)
     starts = _for("worst", "starts", starts, _STARTS, kind, at_least=1)
     directions = _for("average", "directions", directions, _DIRECTIONS, kind, at_least=2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.curvature.product import Product
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 
 #: Samples without which a standard error is not believed, so that a lucky few do not end a search.
 _FEWEST = 10
@@ -83,7 +83,7 @@ def trace(
         Estimate(value=8.0, error=0.0, products=3, converged=True)
     """
     if method not in ("hutch++", "hutchinson"):
-        raise ThalwegError(f"method must be 'hutch++' or 'hutchinson', got {method!r}")
+        raise ThalwegError(f'method must be "hutch++" or "hutchinson", got {brief(method)}')
     allowed = math.inf if tolerance is None else number("tolerance", tolerance, above=0)
     most = whole("products", products, at_least=2)
     seed = whole("seed", seed)

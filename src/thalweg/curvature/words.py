@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thalweg.curvature.records import Record
+from thalweg.watch import FAITHFUL
 
 #: Samples over which a word is thought over.
 WINDOW = 5
@@ -12,8 +13,6 @@ WINDOW = 5
 _BAND = (0.85, 1.15)
 #: A gradient at w + ε that differs from the one at w by less than this share is the same.
 _SAME = 0.01
-#: Rounding that lets less than this share of ε through swallows it.
-_FAITHFUL = 0.9
 
 
 def thought(window: Sequence[Record]) -> list[tuple[str, str]]:
@@ -28,7 +27,7 @@ def thought(window: Sequence[Record]) -> list[tuple[str, str]]:
     """
     found = []
     new = window[-1]
-    if new.gain < _FAITHFUL:
+    if new.gain < FAITHFUL:
         found.append(
             (
                 "rounding",

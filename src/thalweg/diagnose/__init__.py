@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg.curvature.measure import LossOf
+from thalweg.curvature.setting import LossOf
 from thalweg.diagnose import checks, outlook, table
 from thalweg.diagnose.follow import follow_steps
 from thalweg.diagnose.measure import measure_model
@@ -92,16 +92,20 @@ def diagnose(
     count, steps = whole("batches", batches, at_least=1), whole("train", train)
     model = checks.bare(model)
     tell = progress or (lambda word: None)
-    measured = measure_model(
-        model,
-        loss_of,
-        loader,
-        optimizer,
-        batches=count,
-        seed=whole("seed", seed),
-        start_loss=None if start_loss is None else number("start_loss", start_loss),
-        tell=tell,
-    )
+    try:
+        measured = measure_model(
+            model,
+            loss_of,
+            loader,
+            optimizer,
+            batches=count,
+            seed=whole("seed", seed),
+            start_loss=None if start_loss is None else number("start_loss", start_loss),
+            tell=tell,
+        )
+    except (TypeError, AttributeError):  # of what the loss was given, or the user's own
+        checks.check_outputs(model, loss_of, loader)
+        raise
     advice = recommend(measured)
     asked = rho or measured.rho_now or advice.rho
     edges, changes = outlook.edges(measured, asked), outlook.changes(measured, advice.rho)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import layout
-from thalweg.curvature.measure import LossOf, turned
+from thalweg.curvature.setting import LossOf, turned
 from thalweg.errors import ThalwegError, number
 
 
@@ -104,4 +104,4 @@ def common_rho(optimizer: torch.optim.Optimizer) -> float | None:
     (rho,) = held if len(held) == 1 else (None,)
     if rho is None:
         return None
-    return number('"rho" in the param groups', rho, at_least=0) or None
+    return number('the "rho" of the param groups', rho, at_least=0) or None

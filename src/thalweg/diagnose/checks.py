@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from thalweg.curvature import frozen
+from thalweg.diagnose.measure import first
 from thalweg.errors import ThalwegError
 
 LOSS = "a function loss(model, batch) that returns the mean loss of a batch"
@@ -61,6 +63,41 @@ batch[1])
         )
 
 
+def check_outputs(model: nn.Module, loss_of: Any, loader: Any) -> None:
+    """Raise if a loss that could not be called is one of outputs and targets.
+
+    Args:
+        model: The model, which is left as it was.
+        loss_of: Could not be called with the model and a batch.
+        loader: Gives the batches.
+
+    Raises:
+        ThalwegError: If it can be called with what the model makes of a batch's first half, and the
+            second one.
+
+    Example:
+        >>> model, loader = nn.Linear(1, 1), [(torch.ones(2, 1), torch.ones(2, 1))]
+        >>> check_outputs(model, nn.functional.mse_loss, loader)
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: loss must be a function loss(model, batch) that returns the \
+mean loss of a batch, got mse_loss, which takes outputs and targets: write lambda model, batch: \
+mse_loss(model(batch[0]), batch[1])
+    """
+    try:
+        x, y = first(loader, 1)[0]
+        with frozen(model, None), torch.no_grad():
+            found = loss_of(model(x), y)
+    except Exception:  # it is something else that is wrong
+        return
+    if isinstance(found, torch.Tensor):
+        name = getattr(loss_of, "__name__", "loss").replace("<lambda>", "loss")
+        raise ThalwegError(
+            f"loss must be {LOSS}, got {name}, which takes outputs and targets: write "
+            f"lambda model, batch: {name}(model(batch[0]), batch[1])"
+        )
+
+
 def bare(model: nn.Module) -> nn.Module:
     """Return the model itself, out of a compiled one or out of DistributedDataParallel.
 
@@ -84,4 +121,6 @@ def _takes_two(function: Any) -> bool:
 
 
 def _kind(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else type(value).__name__

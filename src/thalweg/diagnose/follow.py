@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from thalweg.curvature.edge import edge_of
-from thalweg.curvature.measure import LossOf, frozen, numbers_of
+from thalweg.curvature.setting import LossOf, frozen, numbers_of, undrawn
 from thalweg.errors import ThalwegError
 from thalweg.sam import SAM
 
@@ -47,9 +47,7 @@ def follow_steps(
     Raises:
         ThalwegError: If the loss is not one of the model that it is given.
     """
-    numbers, generator = numbers_of(model.parameters()), getattr(loader, "generator", None)
-    own = model
-    state = generator.get_state() if isinstance(generator, torch.Generator) else None
+    numbers, own = numbers_of(model.parameters()), model
     model, optimizer = copy.deepcopy((model, optimizer))
     for group in optimizer.param_groups:
         group["rho"] = rho
@@ -57,23 +55,22 @@ def follow_steps(
     if not model.training:  # else some layers may be held in evaluation mode
         model.train()
     try:
-        with frozen(own), frozen(model, None):  # a loss of the model itself would write to it
-            _check(loss_of(model, next(iter(loader))), model)
-        sam = SAM(optimizer, model, rho, telemetry=True)
-        for _, batch in zip(range(steps), _endless(loader), strict=False):
-            for here in sam.passes():
-                here.loss = loss = loss_of(model, batch)
-                torch.autograd.backward(loss)
-                if here.index == 0:
-                    value = float(loss.detach())
-            told = {"loss": value, **sam.last.known(), **_edge(optimizer, sam)}
-            optimizer.step()
-            optimizer.zero_grad()
-            yield told
+        with undrawn(loader):
+            with frozen(own), frozen(model, None):  # a loss of the model itself would write to it
+                _check(loss_of(model, next(iter(loader))), model)
+            sam = SAM(optimizer, model, rho, telemetry=True)
+            for _, batch in zip(range(steps), _endless(loader), strict=False):
+                for here in sam.passes():
+                    here.loss = loss = loss_of(model, batch)
+                    torch.autograd.backward(loss)
+                    if here.index == 0:
+                        value = float(loss.detach())
+                told = {"loss": value, **sam.last.known(), **_edge(optimizer, sam)}
+                optimizer.step()
+                optimizer.zero_grad()
+                yield told
     finally:
         numbers.put_back()
-        if state is not None:
-            generator.set_state(state)  # type: ignore[union-attr]
 
 
 def told(followed: Sequence[dict[str, float]]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.curvature import frozen
-from thalweg.curvature.measure import LossOf
+from thalweg.curvature.setting import LossOf
 
 #: Of the loss of a batch, by which that of its halves may differ from a sum; far less than by
 #: which a mean does.

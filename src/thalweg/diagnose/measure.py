@@ -14,7 +14,7 @@ from torch import nn
 from thalweg import parameters
 from thalweg.curvature import frozen, lambda_max, over, spectrum
 from thalweg.curvature.edge import base_step
-from thalweg.curvature.measure import LossOf
+from thalweg.curvature.setting import LossOf, undrawn
 from thalweg.curvature.trace import trace
 from thalweg.diagnose.base import common_rho, names, perturbed, precise
 from thalweg.diagnose.halves import summed
@@ -85,7 +85,7 @@ def measure_model(
         warn(
             "loss must be the mean over a batch, and that of the first batch is the sum of the "
             "losses of its halves: curvature, edges and USAM's rho are those of a sum; take the "
-            "mean, as you train"
+            "mean, here and where you train"
         )
     # Where rounding makes the rise, it has no shape.
     seen = next((i for i, r in enumerate(scan.rise) if r > rounding), len(scan.rise) - 1)
@@ -151,14 +151,12 @@ def first(loader: Iterable[Any], count: int) -> list[Any]:
             "loader must be something to loop over again, got an iterator, whose batches would be "
             "lost to the training: pass the loader itself, or a list of batches"
         )
-    numbers, own = RandomState(), getattr(loader, "generator", None)
-    state = own.get_state() if isinstance(own, torch.Generator) else None
+    numbers = RandomState()
     try:
-        found = list(itertools.islice(loader, count))
+        with undrawn(loader):
+            found = list(itertools.islice(loader, count))
     finally:
         numbers.put_back()
-        if state is not None:
-            own.set_state(state)  # type: ignore[union-attr]
     if not found:
         raise ThalwegError("loader must give at least one batch, got none")
     return found

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import parameters
-from thalweg.curvature.measure import LossOf, examples
+from thalweg.curvature.setting import LossOf, examples, numbers_of
 from thalweg.diagnose.record import Scan
 from thalweg.errors import ThalwegError
 from thalweg.hold import Weights
-from thalweg.replay import RandomState
 
 #: The scan goes from this share of ‖w‖ to all of it, in so many steps a decade.
 _FROM, _PER_DECADE = 1e-4, 4
@@ -71,7 +70,6 @@ class Along:
 
     def __init__(self, model: nn.Module, loss_of: LossOf, moved: list[Tensor]) -> None:
         self._model, self._loss_of, self._moved = model, loss_of, moved
-        self._devices = {p.device for p in moved if p.device.type not in ("cpu", "meta")}
         self._weights = Weights(model, keep=True)
         self._sum = [torch.zeros_like(p) for p in moved]
         self._shares = torch.zeros(len(moved), dtype=torch.float64)
@@ -96,7 +94,7 @@ class Along:
         Raises:
             ThalwegError: If the loss is not one, or has no gradient.
         """
-        start, count = RandomState(self._devices), examples(batch)
+        start, count = numbers_of(self._moved), examples(batch)
         loss, g = self._at(batch)
         norm = float(parameters.norm(g))
         if not (math.isfinite(loss) and 0 < norm < math.inf):
@@ -183,7 +181,7 @@ def mean(rays: Sequence[Ray], values: Sequence[float]) -> float:
 
 def _form(value: object) -> str:
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
+        return type(value).__name__
     if value.numel() != 1:
         return f"a tensor of the shape {tuple(value.shape)}: take the mean"
     return "one without: compute it without torch.no_grad() or .item()"

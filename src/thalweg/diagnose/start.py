@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from thalweg.curvature import frozen
-from thalweg.curvature.measure import LossOf, examples, numbers_of
+from thalweg.curvature.setting import LossOf, examples, numbers_of
 
 
 def untrained_loss(

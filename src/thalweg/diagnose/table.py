@@ -42,8 +42,8 @@ def rows(
         found.append(Row("Recommended", "asked about", _text(asked), verdict(measured, asked)))
     found += [Row("Measured", *row) for row in _measured(measured)]
     found += [Row("Along SAM's direction", *row) for row in _along(measured)]
-    found += [Row(f"Edges at rho = {asked:.3g}", *row) for row in _edges(measured, edges, asked)]
-    found += [Row("What rho would become", *row) for row in _changes(measured, changes)]
+    found += [Row(f"Edges at rho = {asked:.3g}", *row) for row in _edges(measured, edges)]
+    found += [Row("What rho would become", *row) for row in _changes(changes)]
     return tuple(found)
 
 
@@ -143,7 +143,7 @@ def _near(m: Measured) -> int:
     return min(range(len(m.scan.rho)), key=lambda i: abs(math.log(m.scan.rho[i] / lower)))
 
 
-def _edges(m: Measured, edges: tuple[Edge, ...], asked: float) -> Iterator[tuple[str, str, str]]:
+def _edges(m: Measured, edges: tuple[Edge, ...]) -> Iterator[tuple[str, str, str]]:
     if m.base.missing:
         yield m.base.name, "none", m.base.missing
         return
@@ -173,7 +173,7 @@ def _edges(m: Measured, edges: tuple[Edge, ...], asked: float) -> Iterator[tuple
             yield f"{name}: bounce", _text(one.bounce), meaning + radius
 
 
-def _changes(m: Measured, changes: dict[str, float]) -> Iterator[tuple[str, str, str]]:
+def _changes(changes: dict[str, float]) -> Iterator[tuple[str, str, str]]:
     noise = "keeps the penalty of the noise, to first order in rho"
     alone = "if every weight had a ball of its own"
     now = _text(changes["USAM now"])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 from thalweg.lab.grid import Grid, State, minibatches, pick
 from thalweg.lab.observe import History, Observer
 from thalweg.lab.problems import Params, Problem
@@ -58,7 +58,7 @@ class Cells:
                 known = ", ".join(self._seen) or "nothing"
                 raise ThalwegError(
                     f"observer {name!r} must be an Observer of something that "
-                    f"{type(problem).__name__} observes ({known}), got {observer!r}"
+                    f"{type(problem).__name__} observes ({known}), got {brief(observer)}"
                 )
             self._records[name] = observer.begin(self._seen[observer.quantity])
 

@@ -59,7 +59,7 @@ class Digits(Problem):
         self.label_noise = number("label_noise", label_noise, at_least=0)
         self.batch_size = whole("batch_size", batch_size, at_least=1)
         self.eta = number("eta", eta, above=0)
-        self.momentum = number("momentum", momentum, at_least=0)
+        self.momentum = number("momentum", momentum, at_least=0, below=1)
         self.width = whole("width", width, at_least=1)
         self.loss_scale = number("loss_scale", loss_scale, above=0)
         if self.n_train > data.TOTAL - 2:
@@ -71,8 +71,6 @@ class Digits(Problem):
             raise ThalwegError(f"label_noise must be a share from 0 to 1, got {label_noise}")
         if self.batch_size > self.n_train:
             raise ThalwegError(f"batch_size must be at most n_train={n_train}, got {batch_size}")
-        if self.momentum >= 1:
-            raise ThalwegError(f"momentum must be below 1, got {momentum}")
 
     def start(self, seeds: Tensor) -> Params:
         """Return the networks at initialization; see :func:`thalweg.lab.nets.mlp_start`."""

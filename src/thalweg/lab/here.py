@@ -63,11 +63,11 @@ class Here:
 
         def state(name: str) -> Sequence[Tensor | None]:
             if name != "momentum_buffer" or not self.v:
+                remedy = "set momentum" if name == "momentum_buffer" else "train with thalweg.SAM"
                 raise ThalwegError(
-                    f'a method that needs "{name}" of the base optimizer must be run where the '
-                    "base keeps it, and the simulator's keeps a "
-                    '"momentum_buffer" alone, with a momentum above 0: set momentum, or train '
-                    "with thalweg.SAM"
+                    f'the base optimizer must keep "{name}", which the method needs, and the '
+                    'simulator\'s keeps nothing but a "momentum_buffer", where momentum is above '
+                    f"0: {remedy}"
                 )
             return [self.v[k] for k in names]
 

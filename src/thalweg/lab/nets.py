@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Params = dict[str, Tensor]
+from thalweg.lab.problems import Params
 
 
 def mlp_start(widths: list[int], seeds: list[int]) -> Params:

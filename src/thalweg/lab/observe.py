@@ -107,13 +107,14 @@ class FirstPassage(Observer):
     above: float | None = None
 
     def __post_init__(self) -> None:
-        whole("every", self.every, at_least=1)
+        super().__post_init__()
         if (self.below is None) == (self.above is None):
             raise ThalwegError(
                 f"exactly one of below and above must be given, got below={self.below!r} and "
                 f"above={self.above!r}"
             )
-        number("level", self.below if self.above is None else self.above)
+        name = "below" if self.above is None else "above"
+        number(name, getattr(self, name))
 
     def begin(self, value: Tensor) -> list[Tensor]:
         """Return 0 for the cells that start beyond the level, infinity for the others."""

@@ -15,6 +15,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from thalweg.results.folder import PARTS
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 _place: contextvars.ContextVar[Path | None] = contextvars.ContextVar("place", default=None)
@@ -29,7 +31,7 @@ def keeping(folder: str | Path, claim: str, mark: str) -> Iterator[None]:
         claim: Name of the claim.
         mark: Its fingerprint: parts of another one are not taken.
     """
-    token = _place.set(Path(folder) / ".parts" / claim / mark)
+    token = _place.set(Path(folder) / PARTS / claim / mark)
     try:
         yield
     finally:

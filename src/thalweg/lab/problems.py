@@ -6,6 +6,7 @@ observe. The gradient comes by differentiation unless a closed form is written t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -57,11 +58,11 @@ class Problem:
 
     def start(self, seeds: Tensor) -> Params:
         """Return the parameters at the start: a dict of tensors (B, ...), one seed per cell."""
-        raise NotImplementedError
+        raise self._lacks("start(self, seeds)", "the parameters at the start, a dict of tensors")
 
     def loss(self, params: Params, batch: Any = None) -> Tensor:
         """Return the loss of every cell, (B,), on a minibatch where there are minibatches."""
-        raise NotImplementedError
+        raise self._lacks("loss(self, params, batch=None)", "the loss of every cell")
 
     def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
         """Return the quantities worth watching, each (B,)."""
@@ -81,6 +82,13 @@ class Problem:
             leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
             total = self.loss(leaves, batch).sum()
         return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
+
+    def _lacks(self, method: str, gives: str) -> ThalwegError:
+        name = type(self).__name__
+        return ThalwegError(
+            f"{name} must have a method {method}, got none: write one that returns {gives}, the "
+            "cells first"
+        )
 
 
 class Quadratic(Problem):
@@ -215,8 +223,8 @@ class SingleNeuron(Problem):
         z = params["x"] * params["y"]
         if self.link == "sqrt":
             return self.loss_scale * torch.sqrt(1 + z * z)
-        # log cosh z without overflow: |z| + log(1 + exp(-2|z|)) - log 2
-        return self.loss_scale * (torch.logaddexp(z, -z) - 0.6931471805599453)
+        # As ln(e^z + e^-z) - ln 2, which does not overflow.
+        return self.loss_scale * (torch.logaddexp(z, -z) - math.log(2))
 
     def gradient(self, params: Params, batch: Any = None) -> Params:
         """Return ℓ'(xy)·(y, x)."""

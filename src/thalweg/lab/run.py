@@ -219,3 +219,14 @@ def after_the_end(lengths: Tensor, cells: Cells) -> Tensor:
     last = lengths.gather(0, (cells.steps_run - 1).clamp(min=0).unsqueeze(0))
     last = torch.where(cells.diverged, math.nan, last)
     return torch.where(row < cells.steps_run, lengths, last)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from thalweg.ascent import AllParameters, Constant, Method, check_method
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 from thalweg.lab.cells import Cells
 from thalweg.lab.grid import broadcast, lengths_of
 from thalweg.lab.observe import Final, Observer
 from thalweg.lab.problems import Problem
 from thalweg.lab.progress import progress as bar
-from thalweg.lab.run import after_the_end, run
+from thalweg.lab.run import after_the_end, run, threads
+from thalweg.lab.statistics import Array
 from thalweg.lab.step import Base, Step
 
 #: Compiling takes five to thirty seconds; a map of fewer cell-steps than this is done before.
 _PAYS = 1_000_000_000
 #: Cells from which on a compiled step is worth waking a second thread for.
 _WAKES = 32_768
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,7 @@ def simulate(
     if compile and not step.steady:
         raise ThalwegError(
             "compile must be left out, or False, for a method that depends on the step or on "
-            f"earlier ones, got {method!r}"
+            f"earlier ones, got {brief(method)}"
         )
     if compile is None:
         pays = problem.elementwise and len(settings.eta) * steps >= _PAYS
@@ -205,7 +202,7 @@ def simulate(
         many = torch.get_num_threads()
         # An operation on single numbers is for one thread: waking another outlasts it.
         one = problem.elementwise and not (compile and len(settings.eta) >= _WAKES)
-        with bar(label, steps) as tell, _threads(1 if one else many):
+        with bar(label, steps) as tell, threads(1 if one else many):
             run(
                 cells,
                 step,
@@ -252,14 +249,3 @@ def _chosen(problem: Problem, method: Method, seeds: Tensor) -> list[str] | None
 def has_compiler() -> bool:
     """Return whether torch.compile finds what it needs to compile for the CPU."""
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-
-
-@contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import datetime
 import multiprocessing
 import pickle
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from thalweg import __version__
-from thalweg.errors import ThalwegError
-from thalweg.lab.claims import CLAIMS, Claim
+from thalweg.errors import ThalwegError, brief
+from thalweg.lab.claims import CLAIMS, Claim, Evidence
 from thalweg.lab.fingerprint import fingerprint
 from thalweg.lab.parts import keeping
+from thalweg.lab.run import threads
 from thalweg.results import SIZES, ClaimRecord, ResultsFolder, Size
 
 #: Processes cost seconds to start; claims that take fewer together are measured in this one.
@@ -51,8 +52,8 @@ def choose(names: Sequence[str], claims: Sequence[Claim] = CLAIMS) -> list[Claim
 
 
 def study(
-    claims: Sequence[Claim],
-    folder: ResultsFolder,
+    claims: Claim | Iterable[Claim],
+    folder: ResultsFolder | str | Path,
     *,
     size: Size = "standard",
     fresh: bool = False,
@@ -67,8 +68,8 @@ def study(
     as they are finished.
 
     Args:
-        claims: The claims.
-        folder: Where the records go.
+        claims: The claims, or a single one.
+        folder: Where the records go; a path is opened, or made, for a study of this size.
         size: Which settings are used.
         fresh: Whether to measure again what is on file.
         jobs: How many claims are measured side by side, each in a process of its own with one
@@ -80,9 +81,20 @@ def study(
         The record of each claim, and whether it was taken from the folder.
 
     Raises:
-        ThalwegError: If two claims have one name; if a file in the folder is damaged and ``fresh``
-            is not set; if a process was ended by the system.
+        ThalwegError: If something is no claim; if two claims have one name; if the folder cannot
+            be used; if a file in it is damaged and ``fresh`` is not set; if a measurement gives no
+            evidence; if a process was ended by the system.
     """
+    several = isinstance(claims, Iterable) and not isinstance(claims, str)
+    claims = list(claims) if several else [claims]  # type: ignore[arg-type, list-item]
+    for claim in claims:
+        if not isinstance(claim, Claim):
+            raise ThalwegError(
+                f"claims must be a Claim or a list of them, got {brief(claim)}: choose() gives "
+                "those of a name"
+            )
+    if not isinstance(folder, ResultsFolder):
+        folder = ResultsFolder.create(folder, size=size)
     names = [claim.name for claim in claims]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -192,15 +204,22 @@ def _measure(work: _Work) -> ClaimRecord:
     claim, size, mark, folder = work
     settings = claim.settings_for(size)
     clock = time.perf_counter()
-    with _threads(1), keeping(folder, claim.name, mark):
+    # In every process as many, so that the digits are the same.
+    with threads(1), keeping(folder, claim.name, mark):
         evidence = claim.measure(settings)
+    if not isinstance(evidence, Evidence):
+        raise ThalwegError(
+            f"measure of claim {claim.name} must return an Evidence, got {brief(evidence)}: end it "
+            "with return Evidence(checks, charts, runs=..., seeds=..., dtype=...)"
+        )
+    expected, at_full = claim.expected_for(size), claim.expected_for("full")
     return ClaimRecord(
         name=claim.name,
         title=claim.title,
         statement=claim.statement,
         source=claim.source,
         verdict=evidence.verdict,
-        expected=claim.expected_for(size),
+        expected=expected,
         because=claim.because,
         checks=list(evidence.checks),
         charts=list(evidence.charts),
@@ -212,29 +231,20 @@ def _measure(work: _Work) -> ClaimRecord:
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         fingerprint=mark,
         versions=_versions(),
+        at_full=at_full if at_full != expected else None,
         paper=claim.paper,
         derived=claim.derived,
-        found=evidence.found or _first(evidence.checks),
+        found=evidence.found or _deciding(evidence.checks),
     )
 
 
-def _first(checks: Sequence[Any]) -> str:
-    """The first line that decides, as a sentence."""
-    for check in checks:
-        if check.decides:
-            return f"{check.what}: {check.measured} (predicted: {check.predicted})"
-    return ""
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Measure with so many threads, the same in every process, so that the digits are the same."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _deciding(checks: Sequence[Any]) -> str:
+    """The lines that decide, as a sentence."""
+    return "; ".join(
+        f"{check.what}: {check.measured} (predicted: {check.predicted})"
+        for check in checks
+        if check.decides
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -86,10 +86,12 @@ class Text(Problem):
         context: int = 32,
     ) -> None:
         self.context = whole("context", context, at_least=1)
+        if self.context >= HELD:
+            raise ThalwegError(f"context must be below {HELD}, got {context}")
         self.n_train = whole("n_train", n_train, at_least=self.context + 1)
         self.batch_size = whole("batch_size", batch_size, at_least=1)
         self.eta = number("eta", eta, above=0)
-        self.momentum = number("momentum", momentum, at_least=0)
+        self.momentum = number("momentum", momentum, at_least=0, below=1)
         self.width = whole("width", width, at_least=1)
         self.layers = whole("layers", layers, at_least=1)
         if self.n_train + 2 * HELD > len(text()):
@@ -97,8 +99,6 @@ class Text(Problem):
                 f"n_train must leave characters for validation and test (at most "
                 f"{len(text()) - 2 * HELD} of {len(text())}), got {n_train}"
             )
-        if self.momentum >= 1:
-            raise ThalwegError(f"momentum must be below 1, got {momentum}")
         if self.context >= HELD:
             raise ThalwegError(f"context must be below {HELD}, got {context}")
 

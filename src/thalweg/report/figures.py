@@ -69,9 +69,10 @@ def figure(chart: Chart) -> dict[str, Any]:
 
 
 def one_scale(chart: Chart) -> bool:
-    """Whether all maps of a chart mean the same by the same colour."""
-    heats = [layer for axes in chart.axes for layer in axes.layers if isinstance(layer, Heat)]
-    return len({(heat.label, heat.low, heat.high) for heat in heats}) == 1
+    """Whether one colour bar, at the right of a chart, serves all of it."""
+    maps = [[h for h in axes.layers if isinstance(h, Heat)] for axes in chart.axes]
+    scales = {(heat.label, heat.low, heat.high) for heats in maps for heat in heats}
+    return len(scales) == 1 and all(maps)  # beside lines it stands at its own map
 
 
 def plain(text: str) -> str:

@@ -16,6 +16,8 @@ with extra("lab", by="thalweg.report"):
     from plotly.offline import get_plotlyjs
 
 HERE = Path(__file__).parent
+#: What a manifest holds for the study itself, and what each claim's settings say already.
+_INSIDE = ("fingerprints", "order", "versions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ def render(results: ResultsFolder) -> str:
         differing=[section for section in sections if not section.record.as_recorded],
         figures=[drawn for section in sections for drawn in section.figures],
         size=results.manifest.get("size", "standard"),
-        manifest=_rows({k: v for k, v in results.manifest.items() if k != "fingerprints"}),
+        shipped=results.manifest.get("command", "").startswith("thalweg "),
+        manifest=_rows({k: v for k, v in results.manifest.items() if k not in _INSIDE}),
     )
 
 

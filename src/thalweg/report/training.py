@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from thalweg.curvature.records import read_records
 from thalweg.errors import ThalwegError
@@ -15,7 +15,7 @@ from thalweg.report.page import fill
 from thalweg.report.samples import Records, counted, facts, last_course, listed, samples, value
 from thalweg.results import Axes, Chart, Line
 from thalweg.results.folder import write_whole
-from thalweg.results.record import Role
+from thalweg.results.record import Role, role_of
 
 HERE = Path(__file__).parent
 #: Points that a line is drawn with, at most.
@@ -229,11 +229,7 @@ def _role(records: Records) -> Role:
     power, rho = value(records[-1], "power"), value(records[-1], "rho")
     if rho == 0:
         return "gd"
-    wanted = "" if power is None else f"p={power:g}"
-    found: Role = "neutral"
-    for role in get_args(Role):
-        found = role if role == wanted else found
-    return found
+    return "neutral" if power is None else role_of(power)
 
 
 def _thinned(rows: Sequence[Any]) -> list[Any]:

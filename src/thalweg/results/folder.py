@@ -77,20 +77,20 @@ class ResultsFolder:
             manifest = _read(path / MANIFEST)
         except ThalwegError as cause:
             raise ThalwegError(
-                f"results folder {path} cannot be used ({cause}): move it away or choose another "
-                "--out"
+                f"results folder {path} cannot be used ({cause}): move it away, or name another "
+                "folder"
             ) from None
         found = manifest.get("format") if isinstance(manifest, dict) else None
         if found != FORMAT:
             raise ThalwegError(
                 f"results folder {path} must be of format {FORMAT}, got {found!r}: it was written "
-                "by another version of thalweg; keep it and choose another --out"
+                "by another version of thalweg; keep it, and name another folder"
             )
         for entry, kind in _ENTRIES.items():
             if not isinstance(manifest.get(entry, kind()), kind):
                 raise ThalwegError(
                     f"{path / MANIFEST} must have a {kind.__name__} under {entry!r}, got "
-                    f"{manifest[entry]!r}: move the folder away or choose another --out"
+                    f"{manifest[entry]!r}: move it away, or name another folder"
                 )
         return cls(path, manifest)
 

@@ -33,6 +33,12 @@ SIZES: tuple[str, ...] = get_args(Size)
 Role = Literal["gd", "p=0", "p=0.25", "p=0.5", "p=0.75", "p=1", "p=1.5", "p=2", "theory", "neutral"]
 
 
+def role_of(power: float) -> Role:
+    """Return the role of a power; ``"neutral"`` for one that has none."""
+    name: Any = f"p={power:g}"
+    return name if name in get_args(Role) else "neutral"
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One line of evidence: what theory said beside what was measured.
@@ -194,6 +200,7 @@ class ClaimRecord:
         derived: What was derived here.
         found: What was measured, in a sentence.
         versions: Of the libraries and the machine that it was measured with.
+        at_full: What is on record for a full study, where that is another verdict.
     """
 
     name: str
@@ -216,6 +223,7 @@ class ClaimRecord:
     derived: str
     found: str
     versions: dict[str, str] = field(default_factory=dict)
+    at_full: Verdict | None = None
 
     @property
     def as_recorded(self) -> bool:

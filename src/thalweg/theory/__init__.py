@@ -1,4 +1,4 @@
-"""The theory: edges, limits and drift as plain arithmetic on floats or arrays, without torch."""
+"""The theory: edges, thresholds and drift as plain arithmetic on floats or arrays, no torch."""
 
 from thalweg.theory.bounce import (
     bounce_amplitude,

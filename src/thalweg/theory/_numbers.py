@@ -32,7 +32,7 @@ def half_power(grad_norm: Any, power: Any) -> Any:
     quantity("power", power, at_least=0)
     half = raised(grad_norm, 0.5 * power)
     held = (half > 0) & (half < math.inf)
-    everywhere("grad_norm", grad_norm, held, "less extreme, or the power")
+    everywhere("grad_norm", grad_norm, held, "such that a float holds its power")
     return half
 
 

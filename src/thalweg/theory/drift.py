@@ -123,7 +123,7 @@ def drift_clock(
     quantity("every", every, above=0)
     speed = _speed(eta, rho, lambda_max_history, power, momentum, "lambda_max_history")
     shaped = getattr(lambda_max_history, "ndim", 0) > 0
-    everywhere("lambda_max_history", lambda_max_history, shaped, "an array, the last axis time")
+    everywhere("lambda_max_history", lambda_max_history, shaped, "an array whose last axis is time")
     with extra("lab", by="thalweg.theory"):
         import numpy as np
 

@@ -147,7 +147,7 @@ def largest_stable_rho(
     quantity("curvature", curvature, above=0)
     bears = base_edge(eta, momentum, weight_decay, nesterov, decoupled)
     below = curvature < bears
-    everywhere("curvature", curvature, below, "below the edge at rho = 0, or eta lower")
+    everywhere("curvature", curvature, below, "< the edge of this eta at rho = 0")
     half = half_power(grad_norm, power)
     return cast(Number, (bears / curvature - 1.0) / curvature * half * half)
 

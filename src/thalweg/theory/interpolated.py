@@ -283,7 +283,7 @@ def _room(eta: Any, rho: Any, curvature: Any, mix: Any, momentum: Any) -> Any:
     quantity("curvature", curvature, above=0)
     _share(mix)
     room = base_edge(eta, momentum, 0.0) - curvature
-    everywhere("curvature", curvature, room > 0, "below the edge at rho = 0, or eta lower")
+    everywhere("curvature", curvature, room > 0, "< the edge of this eta at rho = 0")
     room = room - (1.0 - mix) * rho * curvature * curvature
     everywhere("rho", rho, room > 0, "< interpolated_largest_rho, beyond which there is no bounce")
     return room

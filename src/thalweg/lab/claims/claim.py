@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 from thalweg.results import Chart, Check, Size, Verdict
 from thalweg.results.record import check_verdict
 
@@ -67,7 +68,8 @@ class Claim:
         needs: What it needs beside torch and numpy, such as scikit-learn's digits.
 
     Raises:
-        ThalwegError: If the name is no name, or what is expected no verdict.
+        ThalwegError: If the name is no name, what is expected no verdict, or settings are more
+            than plain data.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Claim:
         for size in ("quick_expected", "full_expected"):
             if getattr(self, size) is not None:
                 check_verdict(size, getattr(self, size))
+        for size in ("settings", "quick", "full"):
+            _check_plain(size, getattr(self, size))
 
     def settings_for(self, size: Size) -> Settings:
         """Return the settings of a study of this size."""
@@ -105,6 +109,23 @@ class Claim:
         """Return the verdict on record for a study of this size."""
         special = {"quick": self.quick_expected, "full": self.full_expected}.get(size)
         return special or self.expected
+
+
+def _check_plain(name: str, settings: object) -> None:
+    """Raise unless settings can be stored."""
+    if not isinstance(settings, dict):
+        raise ThalwegError(
+            f'{name} must be a dict of settings by name, such as {{"steps": 100}}, got '
+            f"{brief(settings)}"
+        )
+    for key, value in settings.items():
+        try:
+            json.dumps({key: value}, sort_keys=True)
+        except (TypeError, ValueError):
+            raise ThalwegError(
+                f"{name} must be plain data (numbers, texts, lists and dicts of them), got "
+                f"{brief(value)} for {key!r}: arrays and tensors have .tolist()"
+            ) from None
 
 
 def within(what: str, predicted: float, measured: float, tolerance: float, unit: str = "") -> Check:
@@ -120,10 +141,19 @@ def within(what: str, predicted: float, measured: float, tolerance: float, unit:
     Returns:
         The check.
 
+    Raises:
+        ThalwegError: If the prediction is 0, of which nothing is a share.
+
     Example:
         >>> within("time to fall", 100.0, 101.0, 0.02, "steps").holds
         True
     """
+    if predicted == 0:
+        raise ThalwegError(
+            f"predicted must not be 0, as the tolerance is a share of it, got 0 for {what!r}: "
+            "build the check yourself, Check(what, predicted=..., measured=..., tolerance=..., "
+            "holds=abs(measured) <= ...)"
+        )
     off = abs(measured / predicted - 1)
     unit = unit and f" {unit}"
     return Check(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from thalweg import theory
 from thalweg.lab import statistics as over
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.claims.clock_runs import CONV, MLP, Ways, thrown, ways
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
 
-Array = np.ndarray[Any, Any]
 #: Bounce and ε together, at the start, of a setting that the law covers, in parameter units: on a
 #: single neuron the law is good to .1 % below this, and to a few percent at twice as much.
 REACH = 0.1

@@ -13,9 +13,9 @@ from thalweg.lab.claims.claim import Settings
 from thalweg.lab.networks import Network, TanhConvNet, TanhMLP
 from thalweg.lab.observe import History
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.results import Check
 
-Array = np.ndarray[Any, Any]
 NETWORKS: dict[str, tuple[type[Network], str]] = {
     "mlp": (TanhMLP, "tanh MLP"),
     "conv": (TanhConvNet, "ConvNet on digits"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,9 @@ from thalweg.lab.claims.claim import Settings
 from thalweg.lab.convex import Bowls, LateMaximum, RandomBowls
 from thalweg.lab.observe import History
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Check, Line
-from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
-
-_ROLES: dict[float, Role] = {0.25: "p=0.25", 0.5: "p=0.5", 1.0: "p=1"}
+from thalweg.results.record import role_of
 
 
 @dataclass(frozen=True)
@@ -283,7 +279,7 @@ def axes(settings: Settings, quadratics: Ends, random: Ends) -> list[Axes]:
                 products.tolist(),
                 (quadratics.excess[:, 0, i] / unit).tolist(),
                 f"quadratics, p = {p:g}",
-                _ROLES[p],
+                role_of(p),
                 points="points",
             ),
         ]

@@ -12,9 +12,8 @@ from thalweg.lab.convex import Bowls, RandomBowls
 from thalweg.lab.observe import History
 from thalweg.lab.random_sums import RandomSums
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Check, Line
-
-Array = np.ndarray[Any, Any]
 
 
 class Descent(NamedTuple):

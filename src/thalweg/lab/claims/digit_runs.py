@@ -15,10 +15,8 @@ from thalweg.lab.claims.claim import Settings
 from thalweg.lab.digits import Digits
 from thalweg.lab.observe import History
 from thalweg.lab.simulate import simulate
-from thalweg.lab.statistics import beyond, interval
+from thalweg.lab.statistics import Array, beyond, interval
 from thalweg.results import Check
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,14 @@ from thalweg.lab.claims.digit_runs import (
     FULL,
     QUICK,
     SETTINGS,
-    Array,
     Runs,
     Scores,
     difference,
     train,
 )
-from thalweg.lab.statistics import interval, mean
+from thalweg.lab.statistics import Array, interval, mean
 from thalweg.results import Axes, Chart, Line
-from thalweg.results.record import Role
-
-_ROLES: dict[float, Role] = {0.0: "p=0", 1.0: "p=1", 2.0: "p=2"}
+from thalweg.results.record import Role, role_of
 
 
 def measure(settings: Settings) -> Evidence:
@@ -106,7 +103,7 @@ def _accuracy(settings: Settings, runs: Runs) -> Chart:
                     s.values.tolist(),
                     found.mean.tolist(),
                     _label(power, settings),
-                    _ROLES[power],
+                    role_of(power),
                     points="both",
                     low=found.low.tolist(),
                     high=found.high.tolist(),

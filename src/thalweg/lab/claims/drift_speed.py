@@ -12,11 +12,10 @@ from thalweg.lab.claims.claim import Settings
 from thalweg.lab.observe import History, Observer
 from thalweg.lab.problems import SingleNeuron
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.lab.valleys import Valley
 from thalweg.results import Axes, Check, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 _ROLES: dict[float, Role] = {
     0.5: "p=0.5",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from thalweg import theory
@@ -11,10 +9,9 @@ from thalweg.lab.claims import exponent_bounce, exponent_chaos, exponent_drift
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.simulate import simulate
 from thalweg.lab.starts import ManyStarts
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Chart, Check, Heat, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 _ROLES: dict[float, Role] = {
     0.1: "neutral",

@@ -12,9 +12,8 @@ from thalweg.lab.observe import History
 from thalweg.lab.problems import Quadratic
 from thalweg.lab.simulate import simulate
 from thalweg.lab.starts import ManyStarts
+from thalweg.lab.statistics import Array
 from thalweg.results import Check
-
-Array = np.ndarray[Any, Any]
 
 #: In this part the curvature is 1, so that η is ηλ.
 TOP = 1.0

@@ -15,17 +15,15 @@ from thalweg.lab.claims.exponent_bounce import stretching
 from thalweg.lab.observe import History, Maximum
 from thalweg.lab.simulate import simulate
 from thalweg.lab.starts import ManyStarts
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Check, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 #: Kolmogorov and Smirnov's distance times √n that a sample of the law exceeds once in 1000.
 _KS = 1.95
 #: Intervals of several quantities in one check are Bonferroni's.
 _TOGETHER = "95 % for all together"
 _QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99)
-_COLOURS: dict[float, Role] = {1.5: "p=1.5", 2.0: "p=2"}
 
 
 def cauchy(settings: Settings) -> tuple[list[Check], Axes, int]:
@@ -228,7 +226,7 @@ def tails(settings: Settings) -> tuple[list[Check], list[Line], int]:
         half = 1.96 * index / math.sqrt(most)
         said = f"; ± {half:.2f} (asymptotic 95 %), top {most} of {size.size}"
         checks.append(Check(**{**_fields(check), "measured": check.measured + said}))
-        if power in _COLOURS and power < 2:
+        if power == 1.5:
             lines.append(_tail_line(size, f"measured at p = {power:g}, ηλ = {x:g}", "p=1.5"))
             anchor = float(size[-most])
             t = np.geomspace(anchor, 30 * anchor, 20)

@@ -11,10 +11,9 @@ from thalweg.lab.claims.claim import Settings
 from thalweg.lab.observe import History
 from thalweg.lab.problems import SingleNeuron
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Check, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 _ROLES: dict[float, Role] = {0.0: "p=0", 0.25: "p=0.25", 0.5: "p=0.5", 0.75: "p=0.75", 1.0: "p=1"}
 

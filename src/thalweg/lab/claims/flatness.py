@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -18,11 +16,10 @@ from thalweg.lab.claims.flatness_single import (
     watch,
 )
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.lab.valleys import TwoCurvatures, curvatures
 from thalweg.results import Axes, Chart, Check, Contours, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 _METHODS: list[tuple[str, Role]] = [
     ("gradient descent", "gd"),

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from thalweg.lab.claims.claim import Settings
 from thalweg.lab.observe import History, Observer
 from thalweg.lab.simulate import simulate
-from thalweg.lab.statistics import inside, mean
+from thalweg.lab.statistics import Array, inside, mean
 from thalweg.lab.valleys import TwoCurvatures, curvatures
 from thalweg.results import Axes, Check, Line
-from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
+from thalweg.results.record import Role, role_of
 
 #: Where the largest eigenvalue of the toy is least.
 SHARPEST = np.array([1.0, 0.0])
-
-_ROLES: dict[float, Role] = {0.5: "p=0.5", 0.75: "p=0.75", 1.0: "p=1", 1.5: "p=1.5"}
 
 
 def watch(every: int) -> dict[str, Observer]:
@@ -132,7 +126,7 @@ def ends(single: dict[str, Array], settings: Settings) -> Axes:
         known = p * (2 - steps * flatter) < 2 if p > 1 else steps >= 0
         some = power == p
         middle, half = single["mean"][some, 0], single["half"][some, 0]
-        role: Role = _ROLES.get(p, "neutral")
+        role: Role = role_of(p)
         x = eta[some].tolist()
         layers += [
             Line(steps[known].tolist(), law[known, 0].tolist(), "predicted", "theory", dash=True),

@@ -7,11 +7,10 @@ import numpy as np
 from thalweg import theory
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.claims.logistic_accuracy import accuracy
-from thalweg.lab.claims.logistic_runs import Array, Runs, measured
+from thalweg.lab.claims.logistic_runs import Runs, measured
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Chart, Check, Line
-from thalweg.results.record import Role
-
-_ROLES: dict[float, Role] = {0.0: "p=0", 0.5: "p=0.5", 1.0: "p=1"}
+from thalweg.results.record import role_of
 
 
 def measure(settings: Settings) -> Evidence:
@@ -173,7 +172,7 @@ def _gaps(settings: Settings, shown: Runs, i: int) -> Axes:
         # A gap of this size is rounding: USAM has found the minimum.
         gap = [float(g) if g > 1e-12 else None for g in shown.excess[i, j]]
         name = f"p = {power:g}" + {0.0: " (USAM)", 1.0: " (SAM)"}.get(power, "")
-        lines.append(Line(radii, gap, name, _ROLES[power], points="both"))
+        lines.append(Line(radii, gap, name, role_of(power), points="both"))
     floor = theory.convex_floor(eta, rho, problem.ridge, problem.beta)
     bounce = 0.5 * top * theory.bounce_amplitude(eta, rho, top) ** 2
     return Axes(

@@ -12,9 +12,7 @@ from thalweg.lab.observe import History, Observer
 from thalweg.lab.problems import Problem, Quadratic, SingleNeuron
 from thalweg.lab.simulate import Simulation, simulate
 from thalweg.results import Axes, Chart, Check, Line
-from thalweg.results.record import Role
-
-_ROLES: dict[float, Role] = {0.0: "p=0", 0.5: "p=0.5", 1.0: "p=1", 2.0: "p=2"}
+from thalweg.results.record import role_of
 
 
 def measure(settings: Settings) -> Evidence:
@@ -135,7 +133,7 @@ def _paths(power: float, one: Simulation, same: Simulation, scale: float, steps:
         "step",
         "y²",
         [
-            Line(t, plain, f"p = {power:g}", _ROLES[power]),
+            Line(t, plain, f"p = {power:g}", role_of(power)),
             Line(t, scaled, f"{scale:g} × the loss", "neutral", dash=True),
         ],
         y_log=True,

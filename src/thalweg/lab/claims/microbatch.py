@@ -17,16 +17,14 @@ from thalweg.lab.micro import MicroDigits
 from thalweg.lab.observe import Final, History, Observer
 from thalweg.lab.parts import part
 from thalweg.lab.simulate import simulate
-from thalweg.lab.statistics import beyond, inside, interval
+from thalweg.lab.statistics import Array, beyond, inside, interval
 from thalweg.results import Axes, Chart, Check, Line
-from thalweg.results.record import Role
+from thalweg.results.record import role_of
 
-Array = np.ndarray[Any, Any]
 #: Curves of one power by m, and the noise scale that belongs to them.
 Tuned = tuple[dict[int, Curve], float]
 
 _POINTS: tuple[Literal["line", "both", "points"], ...] = ("line", "both", "points")
-_ROLES: dict[float, Role] = {0.0: "p=0", 1.0: "p=1", 2.0: "p=2"}
 
 
 def measure(settings: Settings) -> Evidence:
@@ -167,7 +165,13 @@ def _chart(settings: Settings, tuned: dict[float, Tuned]) -> Chart:
         rule = value[0] * _rule(settings, power, scale, m)
         lines += [
             Line(
-                [*curves], value, f"p = {power:g}", _ROLES[power], points="both", low=low, high=high
+                [*curves],
+                value,
+                f"p = {power:g}",
+                role_of(power),
+                points="both",
+                low=low,
+                high=high,
             ),
             Line(m.tolist(), rule.tolist(), "rule", "theory", dash=True),
         ]
@@ -190,7 +194,7 @@ def _curves(settings: Settings, power: float, curves: dict[int, Curve], scale: f
         x = curve.rho / (best * _rule(settings, power, scale, m))
         y = curve.validation.mean(1)
         lines.append(
-            Line(x.tolist(), y.tolist(), f"p = {power:g}, m = {m}", _ROLES[power], points=points)
+            Line(x.tolist(), y.tolist(), f"p = {power:g}, m = {m}", role_of(power), points=points)
         )
     span = [0.8, 0.93]
     return Axes(

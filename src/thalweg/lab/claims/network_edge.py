@@ -14,10 +14,9 @@ from thalweg.lab.networks import TanhMLP
 from thalweg.lab.observe import History
 from thalweg.lab.simulate import Simulation, simulate
 from thalweg.lab.spectrum import flat
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 
 def measure(settings: Settings) -> Evidence:

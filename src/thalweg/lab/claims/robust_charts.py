@@ -10,13 +10,9 @@ import thalweg.lab.claims.robust_stats as stats
 from thalweg.lab.claims.claim import Settings
 from thalweg.lab.claims.robust_runs import Runs
 from thalweg.lab.claims.robust_tasks import left_out, noisy
-from thalweg.lab.statistics import percentiles
+from thalweg.lab.statistics import Array, percentiles
 from thalweg.results import Axes, Chart, Line
-from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
-
-_ROLES: dict[str, Role] = {"0": "p=0", "0.5": "p=0.5", "1": "p=1", "1.5": "p=1.5", "2": "p=2"}
+from thalweg.results.record import role_of
 
 
 def _parts(title: str) -> tuple[str, bool]:
@@ -62,7 +58,7 @@ def gains(settings: Settings, runs: Runs, w: Array) -> Chart:
                 list(range(1, len(lost) + 1)),
                 lost.tolist(),
                 t,
-                _ROLES.get(power, "neutral"),
+                role_of(float(power)),
                 points="points",
             )
         )
@@ -104,7 +100,7 @@ def curves(settings: Settings, runs: Runs, w: Array) -> Chart:
                     sizes[unit].tolist(),
                     test.mean(1).tolist(),
                     title,
-                    _ROLES.get(power, "neutral"),
+                    role_of(float(power)),
                     points="both",
                     low=[low for low, _ in ends],
                     high=[high for _, high in ends],

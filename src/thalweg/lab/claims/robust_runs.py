@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ from thalweg.lab.observe import History
 from thalweg.lab.parts import part
 from thalweg.lab.problems import Params, Problem
 from thalweg.lab.simulate import simulate
-
-Array = np.ndarray[Any, Any]
+from thalweg.lab.statistics import Array
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,8 +11,7 @@ from thalweg.lab.observe import History
 from thalweg.lab.parts import part
 from thalweg.lab.problems import Problem
 from thalweg.lab.simulate import simulate
-
-Array = np.ndarray[Any, Any]
+from thalweg.lab.statistics import Array
 
 ACCURACIES = ("validation_accuracy", "test_accuracy")
 

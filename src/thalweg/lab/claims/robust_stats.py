@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from thalweg.errors import extra
 from thalweg.lab import statistics
 from thalweg.lab.claims.robust_runs import Curve, Runs
 from thalweg.lab.claims.robust_sgd import Rival
-
-Array = np.ndarray[Any, Any]
+from thalweg.lab.statistics import Array
 
 #: Units of the size of a perturbation, in decades.
 UNITS = ("ρ", "mean ‖ε‖", "predicted rise")

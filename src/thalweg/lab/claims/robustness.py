@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 import thalweg.lab.claims.robust_charts as charts
@@ -11,10 +9,8 @@ import thalweg.lab.claims.robust_stats as stats
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.claims.robust_runs import Runs, train
 from thalweg.lab.claims.robust_tasks import FULL, QUICK, SETTINGS, label, left_out, noisy
-from thalweg.lab.statistics import beyond, percentiles
+from thalweg.lab.statistics import Array, beyond, percentiles
 from thalweg.results import Check
-
-Array = np.ndarray[Any, Any]
 
 #: What is compared with all the others, and what the primary number subtracts it from.
 SAM, USAM = label(1.0, None), label(0.0, None)

@@ -10,9 +10,8 @@ from thalweg import theory
 from thalweg.lab.claims.claim import Settings
 from thalweg.lab.simulate import Simulation, simulate
 from thalweg.lab.starts import ManyStarts
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Check, Heat, Line
-
-Array = np.ndarray[Any, Any]
 
 #: Along the way down the curvature is -1, so that η is s = η|λ| and ρ is ρ|λ|.
 DOWN = -1.0

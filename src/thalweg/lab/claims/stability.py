@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from thalweg import theory
@@ -11,9 +9,8 @@ from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.observe import History, Maximum
 from thalweg.lab.problems import Quadratic
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Chart, Check, Heat, Line
-
-Array = np.ndarray[Any, Any]
 
 
 def measure(settings: Settings) -> Evidence:

@@ -8,7 +8,7 @@ from thalweg import theory
 from thalweg.lab.claims.claim import Claim, Evidence, Settings
 from thalweg.lab.neurons import ThresholdNeurons
 from thalweg.lab.simulate import simulate
-from thalweg.lab.statistics import Array, Mean, mean
+from thalweg.lab.statistics import Array, Mean, beyond, mean
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
 
@@ -67,14 +67,14 @@ def measure(settings: Settings) -> Evidence:
             "above 0: only USAM has a threshold there",
             str(apart),
             "interval above 0",
-            _above_0(apart),
+            beyond(float(apart.low), float(apart.high)),
         ),
         Check(
             f"at {quiet:g} ρ*: SAM's drop of b less USAM's, over SAM's at {loud:g} ρ*",
             "above 0: SAM's edge falls with the gradient",
             str(ahead),
             "interval above 0 (reported: not derived)",
-            _above_0(ahead),
+            beyond(float(ahead.low), float(ahead.high)),
             decides=False,
         ),
         _reported(
@@ -107,11 +107,6 @@ def measure(settings: Settings) -> Evidence:
             f"power {powers[0]:.2g} at {radii[0]:g} ρ*, {powers[-1]:.2g} at {radii[-1]:g} ρ*."
         ),
     )
-
-
-def _above_0(found: Mean) -> bool | None:
-    """Whether an interval is above 0; ``None`` if 0 is inside it."""
-    return True if found.low > 0 else False if found.high <= 0 else None
 
 
 def _reported(what: str, predicted: str, measured: str) -> Check:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from thalweg import theory
@@ -11,10 +9,9 @@ from thalweg.lab.claims.claim import Claim, Evidence, Settings, within
 from thalweg.lab.claims.travel_losses import LOSSES, PlacedValley, bounded, endless
 from thalweg.lab.observe import History, Observer
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 
 def measure(settings: Settings) -> Evidence:

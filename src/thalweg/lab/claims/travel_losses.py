@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,9 @@ from thalweg.lab.claims.claim import Settings
 from thalweg.lab.observe import History
 from thalweg.lab.problems import Params, Problem, Quadratic
 from thalweg.lab.simulate import simulate
+from thalweg.lab.statistics import Array
 from thalweg.lab.valleys import Bend, Ripples, Valley
 from thalweg.results import Axes, Check, Line
-
-Array = np.ndarray[Any, Any]
 
 
 class _Placed:

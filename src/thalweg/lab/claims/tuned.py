@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from thalweg.lab.claims.claim import Settings
-from thalweg.lab.statistics import resampled
-
-Array = np.ndarray[Any, Any]
+from thalweg.lab.statistics import Array, resampled
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -16,11 +15,9 @@ from thalweg.lab.claims.width_effects import WAYS, effect_axes, effects, flat
 from thalweg.lab.observe import Final, Observer
 from thalweg.lab.parts import part
 from thalweg.lab.simulate import simulate
-from thalweg.lab.statistics import inside, interval
+from thalweg.lab.statistics import Array, inside, interval
 from thalweg.lab.wide import WideDigits
 from thalweg.results import Axes, Chart, Check, Line
-
-Array = np.ndarray[Any, Any]
 
 
 def measure(settings: Settings) -> Evidence:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +15,10 @@ from thalweg.lab.claims.claim import Settings
 from thalweg.lab.here import norms
 from thalweg.lab.parts import part
 from thalweg.lab.simulate import simulate
-from thalweg.lab.statistics import mean
+from thalweg.lab.statistics import Array, mean
 from thalweg.lab.wide import WideDigits, training_set
 from thalweg.results import Axes, Check, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 
 def one_ball(task: WideDigits) -> Ball:

@@ -13,11 +13,9 @@ from thalweg.lab.claims.robust_tasks import TASKS, task_of
 from thalweg.lab.parts import part
 from thalweg.lab.problems import Problem
 from thalweg.lab.simulate import simulate
-from thalweg.lab.statistics import Mean, beyond, inside, mean
+from thalweg.lab.statistics import Array, Mean, beyond, inside, mean
 from thalweg.results import Axes, Chart, Check, Line
 from thalweg.results.record import Role
-
-Array = np.ndarray[Any, Any]
 
 _USAM, _YOKED, _SHUFFLED, _CONSTANT = (
     "USAM",
