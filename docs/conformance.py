@@ -19,6 +19,7 @@ import functools
 import hashlib
 import multiprocessing
 import platform
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -74,11 +75,22 @@ pip install -e . pytorch-optimizer
 python docs/conformance.py --davda54 PATH/TO/sam.py
 ```
 
-To run it on a SAM of your own: see the first lines of `thalweg.testing`.
+## A SAM of your own
+
+{own}
+
+## The table
 
 | | {names} |
 |---|{rules}|
 """
+
+
+def own() -> str:
+    """Return how the suite is run on another SAM, as the first lines of the suite have it."""
+    _, text = testing.__doc__.split("\n\n", 1)
+    text = text.partition("\nor in pytest::")[0].strip()
+    return re.sub(r":class:`(\w+)`", r"`testing.\1`", text).replace("::\n", ":\n")
 
 
 def rows() -> list[tuple[testing.Check, float, str]]:
@@ -140,6 +152,7 @@ def page(candidates: dict[str, testing.SAMFactory]) -> str:
         python=platform.python_version(),
         pytorch_optimizer=version("pytorch_optimizer"),
         names=" | ".join(candidates),
+        own=own(),
         rules="|".join("---" for _ in candidates),
     )
     return head + "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """What SAM refuses: every message says what was wanted, what came, and what to do."""
 
+import copy
 import math
 import warnings
 
@@ -57,6 +58,9 @@ def build(**changes):
         ({"model": "net"}, r"model must be a torch\.nn\.Module or None, got str: write SAM"),
         ({"model": 0.05}, r"model must be a torch\.nn\.Module or None, got float"),
         ({"scaler": 65536.0}, r"scaler must be a torch\.amp\.GradScaler or None, got float"),
+        ({"optimizer": iter([torch.ones(1)]), "lr": 0.1}, r"list_iterator: .* take compat\.SAM"),
+        ({"lr": 0.1}, r"^lr must be left out: .* got lr=0\.1; an option of the base optimizer"),
+        ({"adaptive": True}, r"adaptive must .*=presets\.asam_all\(offset=0\.0\), or .*compat"),
         (
             {"optimizer": torch.optim.SGD([torch.ones(1, dtype=torch.cfloat, requires_grad=True)])},
             r"parameters must be real, got .*complex64.*shape \(1,\): train torch\.view_as_real",
@@ -174,6 +178,27 @@ def test_sharded_parameters_need_the_model(monkeypatch):
     monkeypatch.setattr(layout, "is_sharded", lambda p: True)
     with pytest.raises(ThalwegError, match=r"sharded \(DTensor\), got None: .* pass the module"):
         build()
+
+
+def test_another_model_is_asked_about():
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=r"lacks 2 of the model's 2 .* is this the model that"):
+        SAM(optimizer, nn.Linear(2, 2))
+
+
+def test_rho_is_given_once_and_can_be_read():
+    sam = build(rho=1)
+    with pytest.raises(ThalwegError, match=r'got 0\.5: .*; write `for group in .*\["rho"\] = '):
+        sam.rho = 0.5
+    assert sam.rho == copy.deepcopy(sam).rho == sam.optimizer.param_groups[0]["rho"] == 1.0
+
+
+def test_a_sam_tells_what_it_is():
+    sam = build(power=0.5)
+    assert repr(sam) == "SAM(SGD, rho=0.1, power=0.5)"
+    sam.optimizer.add_param_group({"params": [torch.ones(1, requires_grad=True)], "rho": 0.0})
+    sam.method = Method(ascents=2)
+    assert repr(sam) == "SAM(SGD, rho=[0.1, 0.0], method=Method(ascents=2))"
 
 
 def test_parameters_left_out_are_told_of():

@@ -233,8 +233,8 @@ def test_batch_norm_advances_once_where_the_model_is_known(given):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"use_gc": True}, "use_gc must be False"),
-        ({"perturb_eps": 0.1}, "perturb_eps at most 1e-8"),
+        ({"use_gc": True}, "^use_gc must be False, got True: (?!.*perturb_eps)"),
+        ({"perturb_eps": 0.1}, "^perturb_eps must be from 0 to 1e-8, got 0.1: (?!.*use_gc)"),
         ({"rho": -1.0}, "rho must be"),
     ],
 )

@@ -164,6 +164,25 @@ def test_an_adaptive_checkpoint_goes_on_as_such(tools, written):
     assert "adaptive" not in optimizer.param_groups[0]
 
 
+def test_a_checkpoint_of_an_adaptive_one_of_ours_is_told_of_where_it_leaves(tools):
+    model = tools.net()
+    kind, settings = BASES["momentum"]
+    optimizer = compat.SAM(model.parameters(), kind, rho=0.2, adaptive=True, **settings)
+    two_calls(optimizer, tools.loss(model, 0))
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["adaptive"] is True
+    assert "adaptive" not in optimizer.param_groups[0]
+    with pytest.warns(UserWarning, match=r"presets\.asam_all\(offset=0\.0\)"):
+        found = compat.convert_checkpoint(saved)
+    assert found == optimizer.base_optimizer.state_dict()
+    optimizer.load_state_dict(saved)  # without a warning
+    assert "adaptive" not in optimizer.param_groups[0]
+    plain = compat.SAM(tools.net().parameters(), kind, rho=0.2, **settings)
+    with pytest.warns(UserWarning, match="whose rho is of another scale"):
+        plain.load_state_dict(saved)
+    assert "adaptive" not in plain.state_dict()["param_groups"][0]
+
+
 def test_a_checkpoint_without_their_keys_comes_back_as_it_is(tools):
     model = tools.net()
     kind, settings = BASES["momentum"]

@@ -63,6 +63,9 @@ def test_your_own_problem_is_measured_as_the_page_says(tmp_path, monkeypatch, ca
     own = importlib.import_module("ellipse")
     gd, sam = (own.measure({"seeds": [0, 1, 2], "steps": n}).verdict for n in (5, 5000))
     assert (gd, sam) == ("does not hold", "holds")  # it can fail
+    at_least = importlib.import_module("at_least").at_least
+    assert at_least("x", 10, 11.0).holds
+    assert not at_least("x", 10, 9.0).holds
 
 
 def test_your_own_problem_takes_30_lines():

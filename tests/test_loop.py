@@ -53,9 +53,7 @@ def test_a_state_dict_taken_inside_the_loop_has_the_weights_and_the_loop_raises(
     assert not torch.equal(model[0].weight, before["0.weight"])
     saved = model.state_dict()
     assert all(torch.equal(saved[name], before[name]) for name in before)
-    with pytest.raises(
-        ThalwegError, match=r"saving or loading the model.* must come after the loop"
-    ):
+    with pytest.raises(ThalwegError, match=r"^model.state_dict\(\) must come after the loop"):
         next(loop)
 
 
@@ -86,6 +84,25 @@ def test_two_loops_are_never_open_together(tools):
         assert undone == [1]
         with pytest.raises(ThalwegError, match="must come after"):
             loops.check(loop)
+
+
+@pytest.mark.parametrize("then", ["step", "passes"])
+def test_a_loop_that_is_made_and_not_looped_over_is_an_error(tools, then):
+    model = tools.net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sam = SAM(optimizer, model, rho=0.5)
+    before = [p.detach().clone() for p in model.parameters()]
+    sam.passes()
+    tools.loss(model, 0)().backward()
+    with pytest.raises(ThalwegError, match=r"write `for _ in sam\.passes\(\):`"):
+        optimizer.step() if then == "step" else sam.passes()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    tools.forms["passes"](sam, tools.loss(model, 0))  # said once; and a loop that begins is none
+    for _ in sam.passes():
+        break
+    sam.passes().close()
+    sam.release()
+    optimizer.step()
 
 
 def test_weights_loaded_while_a_loop_is_open_stay(tools):

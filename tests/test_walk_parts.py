@@ -125,6 +125,27 @@ def test_a_gate_may_answer_by_anything_that_is_true_or_false(answer):
     assert [here.last for here in sam.passes()] == [True]
 
 
+class Judge:
+    def __call__(self, step):
+        return None
+
+    def judge(self, gradient, context):
+        return "yes"
+
+
+@pytest.mark.parametrize(
+    ("gate", "wanted"),
+    [(lambda step: "yes", "True, False or None"), (Judge(), "True or False")],
+)
+def test_a_gate_that_says_neither_is_refused(gate, wanted):
+    sam, model = build("plain")
+    sam.method = Method(gate=gate)
+    before = weights(model)
+    with pytest.raises(ThalwegError, match=f"gate must give {wanted}, got 'yes' of"):
+        train(sam, model, range(1))
+    assert same(weights(model), before)
+
+
 @pytest.mark.parametrize("name", ["momentum", "gaussian", "ascents", "points", "look_back"])
 def test_the_block_refuses_what_does_not_take_two_gradients(name):
     sam, model = build(name)

@@ -14,7 +14,7 @@ from torch import Tensor
 from thalweg import layout, parameters, sharded
 from thalweg.ascent import AllParameters, Context, Method, Number
 from thalweg.cut import Pieces
-from thalweg.errors import number, warn
+from thalweg.errors import ThalwegError, brief, number, warn
 from thalweg.gradients import dense, kept
 from thalweg.hold import ANY_HOLDS, Moves
 from thalweg.memory import Places
@@ -24,9 +24,46 @@ from thalweg.telemetry import Last, read, told
 Rhos = list[tuple[float, list[Tensor]]]
 
 
+class Default:
+    """The radius of groups that have none: given once, then read only, as the groups hold theirs.
+
+    Raises:
+        ThalwegError: If it is no number >= 0, or is assigned again.
+    """
+
+    def __get__(self, sam: object, _: type | None = None) -> float:
+        found: float = vars(sam)["rho"]
+        return found
+
+    def __set__(self, sam: object, rho: float) -> None:
+        if "rho" in vars(sam):
+            raise ThalwegError(
+                f"sam.rho must stay as it was given, got {brief(rho)}: every param group has its "
+                'own; write `for group in optimizer.param_groups: group["rho"] = ...`'
+            )
+        vars(sam)["rho"] = number("rho", rho, at_least=0)
+
+
 def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Return every parameter of the optimizer, in the order of its groups."""
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def described(optimizer: torch.optim.Optimizer, default: float, method: Method) -> str:
+    """Return what one should know of a SAM at sight: base optimizer, radii, method.
+
+    Args:
+        optimizer: The base optimizer.
+        default: The radius of groups that have none.
+        method: Only what differs from plain SAM is told.
+    """
+    radii = list(dict.fromkeys(group.get("rho", default) for group in optimizer.param_groups))
+    usual, names = Method(), [field.name for field in dataclasses.fields(Method)]
+    own = [f"{n}={found!r}" for n in names if (found := getattr(method, n)) != getattr(usual, n)]
+    law = f"power={method.power:g}"
+    if own and own != [f"power={method.power!r}"]:
+        law = f"method=Method({', '.join(own)})"
+    return f"{type(optimizer).__name__}, rho={radii[0] if len(radii) == 1 else radii}, {law}"
 
 
 def rhos(

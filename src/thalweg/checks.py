@@ -18,7 +18,14 @@ _NOT_SUPPORTED = {"FullyShardedDataParallel", "DeepSpeedEngine"}
 _UNTESTED = {"mps", "xla"}
 
 
-def check(optimizer: object, model: object, method: object, scaler: object, power: object) -> None:
+def check(
+    optimizer: object,
+    model: object,
+    method: object,
+    scaler: object,
+    power: object,
+    unknown: Mapping[str, object],
+) -> None:
     """Raise unless the arguments of SAM are of the right kinds.
 
     Args:
@@ -27,6 +34,7 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
         method: Must be a Method or ``None``.
         scaler: Must be a gradient scaler or ``None``.
         power: Must be ``None`` if there is a method.
+        unknown: Must be empty: what is no argument of SAM.
 
     Raises:
         ThalwegError: If one is not.
@@ -60,6 +68,15 @@ def check(optimizer: object, model: object, method: object, scaler: object, powe
             f'optimizer must leave the key "rho" of its param groups to SAM, but '
             f"{type(optimizer).__name__} has a rho of its own (rho={optimizer.defaults['rho']}): "
             "choose another base optimizer"
+        )
+    if unknown:
+        name, value = next(iter(unknown.items()))
+        remedy = "an option of the base optimizer goes to it, where it is made"
+        if name == "adaptive":
+            remedy = "write method=presets.asam_all(offset=0.0), or take compat.SAM"
+        raise ThalwegError(
+            f"{name} must be left out: SAM has no such argument, got {name}={brief(value)}; "
+            f"{remedy}"
         )
     if model is not None and not isinstance(model, nn.Module):
         raise ThalwegError(
@@ -270,8 +287,11 @@ def warn_of_likely_mistakes(
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     missing = [name for name, p in named if p not in known]
     if missing:
+        remedy = "give it all of them, or call requires_grad_(False) on those that are to stay"
+        if len(missing) == len(named):
+            remedy = "is this the model that it was made for? Give SAM that one"
         warn(
             f"the optimizer lacks {len(missing)} of the model's {len(named)} trainable parameters "
             f"({missing[0]} is the first), and what it lacks is neither perturbed nor trained: "
-            "give it all of them, or call requires_grad_(False) on those that are to stay",
+            f"{remedy}",
         )

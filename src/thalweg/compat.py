@@ -102,10 +102,15 @@ class SAM(torch.optim.Optimizer):
                 f"{type(params).__name__} and {type(base_optimizer).__name__}: with an instance, "
                 "use thalweg.SAM"
             )
-        if use_gc or not 0 <= perturb_eps <= 1e-8:
+        if use_gc:
             raise ThalwegError(
-                f"use_gc must be False and perturb_eps at most 1e-8, got {use_gc!r} and "
-                f"{perturb_eps!r}: thalweg takes g/‖g‖ as it is; omit both"
+                f"use_gc must be False, got {brief(use_gc)}: thalweg has no gradient "
+                "centralization; omit it"
+            )
+        if not 0 <= perturb_eps <= 1e-8:
+            raise ThalwegError(
+                f"perturb_eps must be from 0 to 1e-8, got {brief(perturb_eps)}: thalweg takes "
+                "g/‖g‖ as it is; omit it"
             )
         if kwargs.get("foreach", 0) is None:  # "not set"; a base may not know the word
             del kwargs["foreach"]
@@ -198,9 +203,16 @@ class SAM(torch.optim.Optimizer):
         self._remember()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the base optimizer's checkpoint. A step that is open is given up."""
+        """Return the base optimizer's checkpoint. A step that is open is given up.
+
+        With ``adaptive``, its groups say so, for :func:`convert_checkpoint` to warn of.
+        """
         self._put_back()
-        return self.base_optimizer.state_dict()
+        saved = self.base_optimizer.state_dict()
+        if self._adaptive:
+            groups = [{**group, "adaptive": True} for group in saved["param_groups"]]
+            saved = {**saved, "param_groups": groups}
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a checkpoint: the base's, ours or theirs; see :func:`convert_checkpoint`."""

@@ -108,21 +108,21 @@ class Cut:
 class _Held:
     """A list of tensors and numbers that are there, as pieces."""
 
-    def __init__(self, cut: Cut, held: Sequence[Any]) -> None:
-        self._cut, self._held = cut, held
-        self._joined: dict[int, Any] = {}
+    def __init__(self, cut: Cut, held: Sequence[Any], joined: dict[int, Any] | None = None) -> None:
+        self._cut, self.held = cut, held
+        self._joined = {} if joined is None else joined
 
     def piece(self, k: int) -> Any:
         portion = self._cut.portions[k]
         if portion.start >= 0:
-            whole = self._held[portion.places[0]]
+            whole = self.held[portion.places[0]]
             return portion.of(whole) if isinstance(whole, Tensor) else whole
         if k not in self._joined:
             self._joined[k] = self._join(portion.places)
         return self._joined[k]
 
     def _join(self, places: list[int]) -> Any:
-        some = [self._held[i] for i in places]
+        some = [self.held[i] for i in places]
         numbers = [t for t in some if not isinstance(t, Tensor)]
         if not numbers:
             return layout.together(some)
@@ -147,11 +147,13 @@ class Pieces(Sequence[Tensor]):
 
     def __init__(self, cut: Cut, work: Callable[..., Any], lists: Sequence[Any]) -> None:
         self.cut, self._work, self._lists = cut, work, lists
-        self._wholes: list[Tensor] = []
+        self._whole: _Held | None = None
         self._lengths: list[float] | None = None
 
     def piece(self, k: int) -> Any:
-        """Make one piece."""
+        """Make one piece, or take it of the whole tensors where they are there."""
+        if self._whole is not None:
+            return self._whole.piece(k)
         return self._work(*[held.piece(k) for held in self._lists])
 
     def measure(self) -> None:
@@ -203,7 +205,9 @@ class Pieces(Sequence[Tensor]):
         for k, portion in enumerate(self.cut.portions):
             some = [targets[i] for i in portion.places]
             if portion.start < 0:
-                yield some, _apart(self._looked_at(self.piece(k)), some)
+                made = self._looked_at(self.piece(k))
+                there = self._whole is not None
+                yield some, [self[i] for i in portion.places] if there else _apart(made, some)
             elif some[0] in but:
                 continue
             elif some[0].is_contiguous():
@@ -221,14 +225,24 @@ class Pieces(Sequence[Tensor]):
         return iter(self._made())
 
     @torch.no_grad()
-    def _made(self) -> list[Tensor]:
-        if not self._wholes:
-            wholes = [torch.empty(t.shape, dtype=t.dtype) for t in self.cut.like]
-            lengths, self._lengths = self._lengths, None  # these are not made for others
-            for some, parts in self.pairs(wholes):
-                torch._foreach_copy_(some, parts)
-            self._wholes, self._lengths = wholes, lengths
-        return self._wholes
+    def _made(self) -> Sequence[Tensor]:
+        if self._whole is None:
+            like, wholes = self.cut.like, list(self.cut.like)
+            joined: dict[int, Tensor] = {}
+            for k, portion in enumerate(self.cut.portions):
+                made, first = self.piece(k), portion.places[0]
+                if portion.start < 0:  # small ones lie side by side, and are not copied
+                    joined[k] = made.to(like[first].dtype)
+                    parts = _apart(joined[k], [like[i] for i in portion.places])
+                    for i, part in zip(portion.places, parts, strict=True):
+                        wholes[i] = part
+                    continue
+                if portion.start == 0:
+                    wholes[first] = torch.empty(like[first].shape, dtype=like[first].dtype)
+                torch._foreach_copy_([portion.of(wholes[first])], [made])
+            self._whole = _Held(self.cut, wholes, joined)
+            self._lists = ()
+        return self._whole.held
 
 
 def _apart(together: Tensor, like: list[Tensor]) -> list[Tensor]:

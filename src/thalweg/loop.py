@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,20 +31,48 @@ class Loops:
         self._model = model
         self._open: contextlib.ExitStack | None = None
         self._guards: list[Any] = []
+        self._waits, self._closed_by = False, ""
+        hook = optimizer.register_step_pre_hook(weakly(self, Loops.check_begun))
+        weakref.finalize(self, hook.remove)
 
     @property
     def busy(self) -> bool:
         """Whether a loop is open."""
         return self._open is not None
 
+    def made(self) -> None:
+        """Note a loop that is made and not begun; it begins by :meth:`close`.
+
+        Raises:
+            ThalwegError: If the one before has never begun.
+        """
+        self.check_begun()
+        self._waits = True
+
+    def check_begun(self) -> None:
+        """Raise, once, if the latest loop was made and never begun; a step comes here, too.
+
+        Raises:
+            ThalwegError: If it was.
+        """
+        waits, self._waits = self._waits, False
+        if waits:
+            raise ThalwegError(
+                "passes() must be looped over, and it was called alone, so that the step would be "
+                "one without SAM: write `for _ in sam.passes():`, with the backward() inside"
+            )
+
     @contextlib.contextmanager
     def open(self) -> Iterator[contextlib.ExitStack]:
         """Open a loop; its end calls back everything that must be undone, last things first."""
-        close = weakly(self, Loops._undo)
-        guards: list[Any] = [self._optimizer.register_step_pre_hook(close)]
+        step, save, load = (
+            weakly(self, functools.partial(Loops._undo, by=by))
+            for by in ("optimizer.step()", "model.state_dict()", "model.load_state_dict()")
+        )
+        guards: list[Any] = [self._optimizer.register_step_pre_hook(step)]
         for model in _wrapped(self._model):
-            guards.append(model.register_state_dict_pre_hook(close))  # type: ignore[no-untyped-call]
-            guards.append(model.register_load_state_dict_pre_hook(close))  # type: ignore[no-untyped-call]
+            guards.append(model.register_state_dict_pre_hook(save))  # type: ignore[no-untyped-call]
+            guards.append(model.register_load_state_dict_pre_hook(load))  # type: ignore[no-untyped-call]
         self._guards = guards
         try:
             with contextlib.ExitStack() as loop:
@@ -59,16 +88,21 @@ class Loops:
             if self._open is loop:  # a stale loop may end while a newer one is open
                 self._open = None
 
-    def close(self) -> None:
-        """Undo a loop that was left open, such as one bound to a name and abandoned."""
-        self._undo()
+    def close(self, by: str = "another loop or block") -> None:
+        """Undo a loop that was left open, such as one bound to a name and abandoned.
+
+        Args:
+            by: The call that does so, for the error that this loop raises if it goes on.
+        """
+        self._waits = False
+        self._undo(by)
         for guard in self._guards:
             guard.remove()
 
-    def _undo(self) -> None:
+    def _undo(self, by: str) -> None:
         """Undo the loop that is open; its guards stay, one of them may be calling this."""
         if self._open is not None:
-            loop, self._open = self._open, None
+            loop, self._open, self._closed_by = self._open, None, by
             loop.close()
 
     def check(self, loop: contextlib.ExitStack) -> None:
@@ -82,9 +116,9 @@ class Loops:
         """
         if self._open is not loop:
             raise ThalwegError(
-                "optimizer.step(), saving or loading the model, and another loop must come after "
-                "the loop over passes() or the block, and one came inside; the weights have been "
-                "put back: move that call after the loop"
+                f"{self._closed_by} must come after the loop over passes() or the block, and came "
+                "inside; the weights were put back before it, and what it did stays: move that "
+                "call after the loop"
             )
 
 

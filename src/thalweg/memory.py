@@ -45,7 +45,8 @@ class Remembered:
         Args:
             trained: All parameters of the base optimizer.
         """
-        held = {i: dict(self.tensors[p]) for i, p in enumerate(trained) if p in self.tensors}
+        found = ((i, self.tensors.get(p)) for i, p in enumerate(trained))
+        held = {i: dict(tensors) for i, tensors in found if tensors}
         return {"numbers": {k: float(v) for k, v in self.numbers.items()}, "tensors": held}
 
     def load_state_dict(self, state: Any, trained: Sequence[Tensor]) -> None:
@@ -91,6 +92,7 @@ class Draft:
         self.remembered = remembered
         self.tensors: dict[Tensor, dict[str, Tensor]] = {}
         self.numbers: dict[str, Number] = {}
+        self._known: dict[Tensor, dict[str, Tensor]] = {}
 
     def of(self, parameters: Sequence[Tensor]) -> Notebook:
         """Return the memory of these parameters, as lists in their order."""
@@ -104,11 +106,10 @@ class Draft:
             default: What is returned where there is nothing.
         """
         name, p = at
-        for place in (self, self.remembered):
-            held = place.numbers if p is None else place.tensors.get(p, {})
-            if name in held:
-                return held[name]
-        return default
+        if p is None:
+            return self.numbers.get(name, self.remembered.numbers.get(name, default))
+        kept = self.tensors.get(p, {})
+        return kept[name] if name in kept else self._earlier(p).get(name, default)
 
     def __setitem__(self, at: tuple[str, Tensor | None], value: Any) -> None:
         """Keep a tensor of a parameter, or a number."""
@@ -131,7 +132,7 @@ class Draft:
         """
         good = _finite(size)
         for p, kept in self.tensors.items() if good is not False else ():
-            mine = self.remembered.tensors.setdefault(p, {})
+            mine = self._earlier(p)
             if good is True:
                 mine |= kept
                 continue
@@ -144,6 +145,12 @@ class Draft:
                 value = torch.where(good, _wide(value, good), _wide(before, good))
             self.remembered.numbers[name] = value
         self.tensors, self.numbers = {}, {}
+
+    def _earlier(self, p: Tensor) -> dict[str, Tensor]:
+        """What is remembered of a parameter: looked up once, as keys that are weak take long."""
+        if p not in self._known:
+            self._known[p] = self.remembered.tensors.setdefault(p, {})
+        return self._known[p]
 
 
 def _wide(value: Number, like: Tensor) -> Tensor:

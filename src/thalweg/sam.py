@@ -1,20 +1,17 @@
-"""SAM: the gradient is taken uphill, at w + ε; everything else is the base optimizer's.
-
-One engine, :meth:`SAM.passes`, and two more ways to drive it. Nothing wraps the optimizer.
-"""
+"""SAM: the gradient is taken uphill, at w + ε; everything else is the base optimizer's."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
 
 from thalweg import base, beside, checks, gradients
 from thalweg.ascent import Method
-from thalweg.errors import number
+from thalweg.ascent.slots import gated
 from thalweg.gear import Gear
 from thalweg.loop import Loops
 from thalweg.telemetry import Last, Pass
@@ -65,6 +62,8 @@ class SAM:
         0.5
     """
 
+    rho = base.Default()
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
@@ -76,10 +75,11 @@ class SAM:
         scaler: torch.amp.GradScaler | None = None,
         telemetry: bool = False,
         keep_backup: bool = True,
+        **unknown: Never,
     ) -> None:
-        checks.check(optimizer, model, method, scaler, power)
+        checks.check(optimizer, model, method, scaler, power, unknown)
         self.optimizer, self.model = optimizer, model
-        self.rho = number("rho", rho, at_least=0)
+        self.rho = rho
         self._method = method or Method(power=1.0 if power is None else power)
         self.scaler, self.telemetry, self.keep_backup = scaler, telemetry, keep_backup
         self.last, self._step = Last(), 0
@@ -90,12 +90,13 @@ class SAM:
         checks.warn_of_likely_mistakes(optimizer, model, self.rho, held)
 
     def _start(self) -> None:  # what does not go into a copy or a pickle
-        telemetry, keep = self.telemetry, self.keep_backup
-        self._loops = Loops(self.optimizer, self.model)
-        self._gear = Gear(
-            self.optimizer, self.model, self.scaler, telemetry=telemetry, keep_backup=keep
-        )
+        optimizer, model, keep = self.optimizer, self.model, self.keep_backup
+        self._loops = Loops(optimizer, model)
+        self._gear = Gear(optimizer, model, self.scaler, telemetry=self.telemetry, keep_backup=keep)
         self._gear.take_up(self._method)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({base.described(self.optimizer, self.rho, self.method)})"
 
     @property
     def method(self) -> Method:
@@ -130,15 +131,17 @@ class SAM:
         where a gradient of the loop is not finite.
 
         Raises:
-            ThalwegError: If ``rho`` of a group is not a number >= 0; if ``optimizer.step()`` or
-                another loop came while this one was open; if a scaler is used wrongly.
+            ThalwegError: If a group's ``rho`` is no number >= 0; if ``optimizer.step()`` or another
+                loop came inside, or instead of the loop; if a scaler is used wrongly.
         """
+        self._loops.made()
+        return self._passes()
+
+    def _passes(self) -> Iterator[Pass]:
         self._loops.close()
         beside.begin(self.optimizer)
-        method, self.last = self.method, Last()
-        rhos = self._rhos()
-        told = method.gate(self._step) if rhos else False
-        opened = None if told is None else bool(told)  # None: the gradient will tell
+        method, rhos, self.last = self.method, self._rhos(), Last()
+        opened = gated(method.gate, self._step) if rhos else False  # None: the gradient will tell
         if opened is False and not (rhos and method.reuse):
             yield Pass(0, ascent=False, last=True)
             self._end_of_step(perturbed=False)
@@ -171,8 +174,7 @@ class SAM:
             >>> sam = SAM(optimizer, None, rho=0.1)
             >>> def closure():
             ...     optimizer.zero_grad()
-            ...     loss = (w**2 / 2).sum()
-            ...     loss.backward()
+            ...     (loss := (w**2 / 2).sum()).backward()
             ...     return loss
             >>> sam.step(closure).item(), round(w.item(), 4)
             (0.5, 0.45)
@@ -182,8 +184,7 @@ class SAM:
         for here in self.passes():
             with torch.enable_grad():
                 value = self._gear.scaling.call(closure)
-            if here.index == 0:
-                loss = value
+            loss = value if here.index == 0 else loss
             if isinstance(value, float) or (isinstance(value, Tensor) and value.numel() == 1):
                 here.loss = value
         self._gear.scaling.step()
@@ -224,8 +225,8 @@ class SAM:
         """Return the latest step in plain floats, for any logger; an accelerator is waited for.
 
         Returns:
-            What ``last`` knows; how many ``steps`` there were, and how many of them ``skipped`` the
-            perturbation, the ascent gradient being 0 or not finite. Every name has ``sam/`` before.
+            What ``last`` knows; how many ``steps`` there were, and in how many of them ε, not the
+            step, was ``skipped``, ‖g‖ being 0 or not finite. Every name has ``sam/`` before.
 
         Example:
             >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
@@ -269,19 +270,18 @@ class SAM:
             ThalwegError: If it was saved by a method that remembers other things, or for other
                 parameters; then nothing has changed.
         """
-        self._loops.close()
+        self._loops.close("sam.load_state_dict()")
         step = checks.check_state(state, self.state_dict(), self.method.keeps)
-        memory = state.get("memory", {})
-        self._gear.memory.load_state_dict(memory, base.trained(self.optimizer))
+        self._gear.memory.load_state_dict(state.get("memory", {}), base.trained(self.optimizer))
         self._step = self._step if step is None else step
 
     def release(self) -> None:
         """Give the backup buffer back: one copy of the perturbed parameters."""
-        self._loops.close()
+        self._loops.close("sam.release()")
         self._gear.weights.release()
 
     def __getstate__(self) -> dict[str, Any]:
-        self._loops.close()
+        self._loops.close("copying or pickling SAM")
         memory = self._gear.memory.state_dict(base.trained(self.optimizer))
         public = {k: v for k, v in vars(self).items() if not k.startswith("_")}
         return public | {"_method": self._method, "_step": self._step, "memory": memory}

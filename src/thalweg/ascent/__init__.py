@@ -10,7 +10,7 @@ from thalweg.ascent.combine import (
     Spherical,
     SurrogateGap,
 )
-from thalweg.ascent.context import Context, Memory, Norm, Notebook, Number, nothing, ratio
+from thalweg.ascent.context import Context, Norm, Notebook, Number, nothing, ratio
 from thalweg.ascent.direction import (
     Direction,
     Gaussian,
@@ -66,7 +66,6 @@ __all__ = [
     "Linear",
     "Magnitude",
     "Mask",
-    "Memory",
     "Method",
     "Mix",
     "Momentum",

@@ -115,13 +115,13 @@ class Decoupled:
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
         """Return g; where h is not finite neither is this, or a gradient scaler would not hear."""
-        return [g + 0 * h for g, h in zip(here, uphill, strict=True)]
+        return context.each(lambda g, h: torch.add(g, h, alpha=0), here, uphill)
 
     def beside(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context
     ) -> Sequence[Tensor]:
         """Return k (h - g)."""
-        return [self.k * (h - g) for g, h in zip(here, uphill, strict=True)]
+        return context.each(lambda g, h: self.k * (h - g), here, uphill)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,28 +20,8 @@ Number = float | Tensor
 Norm = Callable[[Sequence[Tensor]], Number]
 
 
-class Memory(Protocol):
-    """What parts remember from step to step, by name."""
-
-    def recall(self, name: str, like: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the tensors kept under a name; zeros of the shapes of ``like`` before that."""
-        ...
-
-    def keep(self, name: str, tensors: Sequence[Tensor]) -> None:
-        """Keep one tensor per parameter."""
-        ...
-
-    def number(self, name: str, default: float) -> Number:
-        """Return the number kept under a name."""
-        ...
-
-    def note(self, name: str, value: Number) -> None:
-        """Keep a number."""
-        ...
-
-
 class Notebook:
-    """A memory for lists of tensors.
+    """What parts remember from step to step, by name: lists of tensors, and numbers.
 
     Args:
         held: Where things are kept: it has ``get`` and takes items. What it is asked for is a pair
@@ -145,7 +125,7 @@ class Context:
     norm: Norm = parameters.norm
     norms: Callable[[Sequence[Tensor]], Sequence[Number]] = parameters.norms
     dot: Callable[[Sequence[Tensor], Sequence[Tensor]], Number] = parameters.dot
-    memory: Memory = field(default_factory=Notebook)
+    memory: Notebook = field(default_factory=Notebook)
     state: Callable[[str], Sequence[Tensor | None]] = _no_state
     setting: Callable[[str], Sequence[Any]] = _no_state
     agreed: Callable[[Number], Number] = lambda number: number

@@ -97,11 +97,12 @@ class WithMean:
             lambda m, g: torch.add(m, g - m, alpha=1 - self.decay), before, gradient
         )
         context.memory.keep("mean", mean)
-        mean = context.memory.recall("mean", gradient)  # now they are there, if put off before
         if self.gradient == 0 and self.mean == 1:
             return mean
         a, b = self.gradient, self.mean
-        return context.each(lambda m, g: torch.add(a * g, m, alpha=b), mean, gradient)
+        return context.each(
+            lambda m, g: torch.add(g if a == 1 else a * g, m, alpha=b), mean, gradient
+        )
 
 
 @dataclass(frozen=True, slots=True)

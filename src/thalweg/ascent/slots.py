@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -150,6 +150,40 @@ def fitting(slot: str, part: object, found: object, like: Sequence[Tensor]) -> S
     )
 
 
+def gated(gate: Callable[[int], object], step: int) -> bool | None:
+    """Return what a gate says of a step, before there is a gradient.
+
+    Args:
+        gate: The gate.
+        step: How many steps went before.
+
+    Returns:
+        Whether it is open; ``None`` where the gradient must tell.
+
+    Raises:
+        ThalwegError: If it says anything else.
+
+    Example:
+        >>> gated(lambda step: "yes", 0)
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: gate must give True, False or None, got 'yes' of <function...
+    """
+    found = gate(step)
+    return None if found is None else bool(_answer("True, False or None", found, gate))
+
+
+def _answer(wanted: str, found: Any, gate: object) -> Any:
+    """Return a bool, 0 or 1, or an array or tensor of bools; raise if it is something else."""
+    kind = str(getattr(found, "dtype", "")).rpartition(".")[2]
+    if not (isinstance(found, int) and found in (0, 1)) and kind != "bool":
+        raise ThalwegError(
+            f"gate must give {wanted}, got {brief(found)} of {brief(gate)}: return a comparison, "
+            "such as step % 2 == 0"
+        )
+    return found
+
+
 def judged(gate: object, gradient: Sequence[Tensor], context: object) -> Any:
     """Return what a gate says that has left it to the gradient.
 
@@ -159,7 +193,7 @@ def judged(gate: object, gradient: Sequence[Tensor], context: object) -> Any:
         context: The step.
 
     Raises:
-        ThalwegError: If it cannot judge.
+        ThalwegError: If it cannot judge, or says neither True nor False.
     """
     judge = getattr(gate, "judge", None)
     if judge is None:
@@ -167,4 +201,4 @@ def judged(gate: object, gradient: Sequence[Tensor], context: object) -> Any:
             f"gate must be True or False for every step, or have a method judge(gradient, context) "
             f"that decides, got None of {gate!r}, which has none"
         )
-    return judge(gradient, context)
+    return _answer("True or False", judge(gradient, context), gate)

@@ -123,15 +123,10 @@ class AcceleratedSAM(SAM):
 
     _accelerator: Accelerator | None = None  # copies have none
 
-    def passes(self) -> Iterator[Pass]:
-        """Yield as :meth:`SAM.passes` does.
-
-        Raises:
-            ThalwegError: If ``accelerator.accumulate`` stands inside the loop.
-        """
+    def _passes(self) -> Iterator[Pass]:
         accelerator = self._accelerator
         begun = None if accelerator is None else accelerator.step
-        with contextlib.closing(super().passes()) as passes:  # type: ignore[type-var]
+        with contextlib.closing(super()._passes()) as passes:  # type: ignore[type-var]
             for here in passes:
                 yield here
                 if accelerator is not None and accelerator.step != begun:

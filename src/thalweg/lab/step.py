@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent import Constant, Method, Perturbation, SAMGradient
-from thalweg.ascent.slots import fitting, judged
+from thalweg.ascent.slots import fitting, gated, judged
 from thalweg.errors import ThalwegError, number
 from thalweg.lab.grid import Grid, State, column, minibatches
 from thalweg.lab.here import Here, Memory
@@ -131,7 +131,7 @@ class Step:
         method, memory = self.method, Memory({}) if memory is None else memory
         here = Here(w, self.chosen or [*w], v or {}, memory, step, self.problem.inputs_first)
         rho = settings.radius(method.schedule, step)
-        opened = self.perturb and method.gate(step)  # None: the gradient will tell
+        opened = self.perturb and gated(method.gate, step)  # None: the gradient will tell
         resting = not isinstance(method.schedule, Constant) and not bool((rho > 0).any())
         if opened is False or resting:
             only = self.problem.gradient(w, batch)

@@ -180,7 +180,7 @@ class ClaimRecord:
     """What a study saves for one claim: one file, written whole or not at all.
 
     Attributes:
-        name: Short name, also the name of the file.
+        name: Short name, also that of the file.
         title: Heading.
         statement: The claim, in a sentence or two.
         source: Where it comes from: a derivation, or a paper.
@@ -273,11 +273,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "runs": int,
     "seconds": (int, float),
 }
-_LAYERS: dict[str, type[Line] | type[Heat] | type[Contours]] = {
-    "line": Line,
-    "heat": Heat,
-    "contours": Contours,
-}
+_LAYERS: dict[str, type[Line | Heat | Contours]]
+_LAYERS = {"line": Line, "heat": Heat, "contours": Contours}
 
 
 def _chart(data: dict[str, Any]) -> Chart:

@@ -26,6 +26,10 @@ builds it from a :class:`Setup`. For a SAM with a first_step and a second_step::
 
 Then, in a script::
 
+    import functools
+
+    import torch
+
     from thalweg import testing
 
     base = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
