@@ -56,13 +56,13 @@ def test_a_minimum_that_the_optimizer_leaves_has_no_limit_and_no_bounce():
     assert all(one.largest_rho is None and one.bounce is None for one in found)
     assert found[0].ratio > 1
     rows = {row.name: row for row in told(m)}
-    assert "itself leaves" in rows["USAM's limit"].meaning
+    assert "itself leaves" in rows["USAM's threshold"].meaning
     assert "beyond it" in rows["GD"].meaning
 
 
 def test_where_nothing_bends_upwards_there_is_no_minimum():
     rows = {row.name: row for row in told(with_(lambda_max=-1.0))}
-    assert rows["USAM's limit"].value == "none"
+    assert rows["USAM's threshold"].value == "none"
     assert "SAM: bounce" not in rows
 
 
@@ -114,8 +114,8 @@ def test_the_rho_of_the_groups_is_read():
 
 def test_what_rho_would_become():
     found = outlook.changes(MEASURED, 0.1)
-    assert found["batch/4"] == theory.radius_for_microbatch(0.1, 64.0, 16.0, 1.0, 200.0)
-    assert found["batch*4"] == theory.radius_for_microbatch(0.1, 64.0, 256.0, 1.0, 200.0)
+    assert found["batch/4"] == theory.rho_for_microbatch(0.1, 64.0, 16.0, 1.0, 200.0)
+    assert found["batch*4"] == theory.rho_for_microbatch(0.1, 64.0, 256.0, 1.0, 200.0)
     assert found["batch/4"] < 0.1 < found["batch*4"]
     assert found["loss*4"] == 0.1
     assert found["USAM now"] == pytest.approx(0.1 / 0.5)  # ρ ‖g‖ = .1

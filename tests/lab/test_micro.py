@@ -159,7 +159,7 @@ def curves(best, rule_at=1.0):
 )
 def test_the_verdict_about_the_place(best, holds):
     settings = {"m": [64, 16], "seeds": 4, "steps": 5, "bootstrap": 10, "in_place": 0.2}
-    assert theory.radius_for_microbatch(1.0, 64, 16, 1.0, 1e9) == pytest.approx(0.5)
+    assert theory.rho_for_microbatch(1.0, 64, 16, 1.0, 1e9) == pytest.approx(0.5)
     place, cost, left = room._places(settings, 1.0, (curves(best), 1e9))
     assert place.holds is holds
     assert place.decides

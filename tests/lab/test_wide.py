@@ -103,7 +103,7 @@ def test_a_ball_each_gives_every_matrix_its_radius():
     assert (p.factor * p.norm).tolist() == pytest.approx(rho.tolist())
     for i, (d, s, fans) in enumerate(zip(p.direction, TASK.scales, TASK.shapes, strict=True)):
         lengths = (s * p.factor.view(-1, 1, 1) * d).flatten(1).norm(dim=1)
-        expected = rho * theory.radius_for_width(1.0, *fans)
+        expected = rho * theory.rho_for_width(1.0, *fans)
         if i == 1:
             expected[1] = 0.0  # it has no gradient
         torch.testing.assert_close(lengths, expected)
@@ -211,7 +211,7 @@ def test_with_the_other_sign_there_is_no_best_rho(monkeypatch):
 
 
 def test_with_other_radii_it_fails(monkeypatch):
-    monkeypatch.setattr(theory, "radius_for_width", lambda rho, fan_in, fan_out: rho)
+    monkeypatch.setattr(theory, "rho_for_width", lambda rho, fan_in, fan_out: rho)
     evidence = measured(steps=2)
     assert [check.holds for check in slopes(evidence)] == [True, False]
     assert evidence.verdict == "does not hold"

@@ -76,7 +76,7 @@ def test_the_rule_for_the_microbatch_holds_the_penalty_of_the_noise(power, error
     along = trace / (trace @ trace)
     found = []
     for m in (16, 64, 256):
-        rho = theory.radius_for_microbatch(1e-3, 64, m, power, scale)
+        rho = theory.rho_for_microbatch(1e-3, 64, m, power, scale)
         coefficient = rho * (mean @ mean + variance / m) ** (-power / 2)
         force = problem.measured(rho, m, power, 80_000 // m) @ along
         # The law itself.
@@ -93,22 +93,22 @@ def test_the_rule_for_the_microbatch_holds_the_penalty_of_the_noise(power, error
     rho=st.floats(1e-3, 10),
 )
 def test_the_rule_holds_its_coefficient_and_comes_back(power, m, m_ref, scale, rho):
-    new = theory.radius_for_microbatch(rho, m_ref, m, power, scale)
+    new = theory.rho_for_microbatch(rho, m_ref, m, power, scale)
 
     def coefficient(radius, examples):
         return radius * (1 + scale / examples) ** (-power / 2) / examples
 
     assert coefficient(new, m) == pytest.approx(coefficient(rho, m_ref), rel=1e-10)
-    back = theory.radius_for_microbatch(new, m, m_ref, power, scale)
+    back = theory.rho_for_microbatch(new, m, m_ref, power, scale)
     assert back == pytest.approx(rho, rel=1e-10)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
 def test_the_two_ends_of_the_rule_for_the_microbatch(power):
-    noisy = theory.radius_for_microbatch(0.1, 64, 16, power)
+    noisy = theory.rho_for_microbatch(0.1, 64, 16, power)
     assert noisy == pytest.approx(0.1 * 0.25 ** (1 - power / 2), rel=1e-14)
-    assert theory.radius_for_microbatch(0.1, 64, 16, power, 1e12) == pytest.approx(noisy)
-    quiet = theory.radius_for_microbatch(0.1, 64, 16, power, 1e-9)
+    assert theory.rho_for_microbatch(0.1, 64, 16, power, 1e12) == pytest.approx(noisy)
+    quiet = theory.rho_for_microbatch(0.1, 64, 16, power, 1e-9)
     assert quiet == pytest.approx(0.025, rel=1e-9)
 
 
@@ -134,7 +134,7 @@ def test_the_rule_for_the_width_keeps_every_layers_effect():
         norms = np.array([[np.linalg.norm(g) for g in layer] for layer in gradients])
         # To first order in the radius the output moves by <gradient, perturbation>.
         fans = [g.shape for g in gradients[0]]
-        radii = np.array([theory.radius_for_width(0.1, fan_in, out) for out, fan_in in fans])
+        radii = np.array([theory.rho_for_width(0.1, fan_in, out) for out, fan_in in fans])
         own.append((radii * norms).mean(0))
         shared.append((norms**2 / (norms**2).sum(1, keepdims=True)).mean(0))
     slopes = np.log(np.array(own[2]) / own[0]) / math.log(16)
@@ -174,17 +174,17 @@ def test_arrays_equal_floats():
     scaled = theory.rho_for_loss_scale(rhos, np.array([1, 2, 4]), 0)
     np.testing.assert_allclose(scaled, [0.0, 0.025, 0.05])
     scales = np.array([10.0, math.inf])
-    small = theory.radius_for_microbatch(0.1, 64, 16, 1.0, scales)
-    floats = [theory.radius_for_microbatch(0.1, 64, 16, 1.0, float(b)) for b in scales]
+    small = theory.rho_for_microbatch(0.1, 64, 16, 1.0, scales)
+    floats = [theory.rho_for_microbatch(0.1, 64, 16, 1.0, float(b)) for b in scales]
     np.testing.assert_allclose(small, floats, rtol=1e-15)
-    wide = theory.radius_for_width(rhos, 4, np.array([1, 4, 16]))
+    wide = theory.rho_for_width(rhos, 4, np.array([1, 4, 16]))
     np.testing.assert_allclose(wide, [0.0, 0.05, 0.4])
     powers = np.array([0.0, 1.0, 2.0, 3.0])
     penalties = theory.implied_penalty(0.1, 3, powers)
     floats = [theory.implied_penalty(0.1, 3, float(p)) for p in powers]
     np.testing.assert_allclose(penalties, floats, rtol=1e-15)
-    assert type(theory.radius_for_microbatch(1, 1, 1, 1)) is float
-    assert type(theory.radius_for_width(1, 1, 1)) is float
+    assert type(theory.rho_for_microbatch(1, 1, 1, 1)) is float
+    assert type(theory.rho_for_width(1, 1, 1)) is float
     assert type(theory.implied_penalty(1, 1, 2)) is float
 
 
@@ -192,9 +192,9 @@ def test_every_bad_argument_is_named(bad_arguments):
     scaling = {"rho": 0.1, "scale": 2.0, "power": 0.0}
     bad_arguments(theory.rho_for_loss_scale, scaling, positive={"scale"})
     batch = {"rho": 0.1, "m_ref": 64.0, "m": 16.0, "power": 1.0}
-    bad_arguments(theory.radius_for_microbatch, batch, positive={"m_ref", "m"})
+    bad_arguments(theory.rho_for_microbatch, batch, positive={"m_ref", "m"})
     width = {"rho": 0.1, "fan_in": 4.0, "fan_out": 2.0}
-    bad_arguments(theory.radius_for_width, width, positive={"fan_in", "fan_out"})
+    bad_arguments(theory.rho_for_width, width, positive={"fan_in", "fan_out"})
     penalty = {"rho": 0.1, "grad_norm": 2.0, "power": 1.0}
     bad_arguments(theory.implied_penalty, penalty, positive={"grad_norm"})
 
@@ -202,4 +202,4 @@ def test_every_bad_argument_is_named(bad_arguments):
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, "1", None, True, [1.0], 1j, np.array(["1"])])
 def test_a_noise_scale_is_positive_or_infinite(bad):
     with pytest.raises(ThalwegError, match=r"^noise_scale must be "):
-        theory.radius_for_microbatch(0.1, 64, 16, 1.0, bad)
+        theory.rho_for_microbatch(0.1, 64, 16, 1.0, bad)

@@ -70,14 +70,14 @@ def changes(measured: Measured, rho: float) -> dict[str, float]:
     if scale > 0:  # and not NaN, with one batch
         for name, other in (("batch/4", m / FACTOR), ("batch*4", m * FACTOR)):
             if other >= 1:
-                found[name] = float(theory.radius_for_microbatch(rho, m, other, 1.0, scale))
+                found[name] = float(theory.rho_for_microbatch(rho, m, other, 1.0, scale))
     found["loss*4"] = float(theory.rho_for_loss_scale(rho, FACTOR, 1.0))
     usam = same_length(measured, rho, 0.0)
     found["USAM now"] = usam
     found["USAM, loss*4"] = float(theory.rho_for_loss_scale(usam, FACTOR, 0.0))
     for name, fans in (("first", (1.0, FACTOR)), ("hidden", (FACTOR, FACTOR))):
-        found[f"width*4, {name} layer"] = float(theory.radius_for_width(rho, *fans))
-    found["width*4, last layer"] = float(theory.radius_for_width(rho, FACTOR, 1.0))
+        found[f"width*4, {name} layer"] = float(theory.rho_for_width(rho, *fans))
+    found["width*4, last layer"] = float(theory.rho_for_width(rho, FACTOR, 1.0))
     return found
 
 

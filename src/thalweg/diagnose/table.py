@@ -157,14 +157,14 @@ def _edges(m: Measured, edges: tuple[Edge, ...]) -> Iterator[tuple[str, str, str
             where += f"; with momentum {m.base.momentum:g}, as those below"
         yield one.method, _text(one.edge), f"λ_max is {one.ratio:.2g} of this edge, {where}"
     by_name = {one.method: one for one in edges}
-    limit = by_name["USAM"].largest_rho
+    largest, title = by_name["USAM"].largest_rho, "USAM's threshold"
     if m.lambda_max <= 0:
-        yield "USAM's limit", "none", "the loss bends downwards everywhere: no minimum is near"
-    elif limit is None:
-        yield "USAM's limit", "none", "the base optimizer itself leaves a minimum of this curvature"
+        yield title, "none", "the loss bends downwards everywhere: no minimum is near"
+    elif largest is None:
+        yield title, "none", "the base optimizer itself leaves a minimum of this curvature"
     else:
-        meaning = f"the largest rho that USAM bears here: ‖ε‖ = {_text(limit * m.grad_norm)} now"
-        yield "USAM's limit", _text(limit), meaning
+        meaning = f"the largest rho that USAM bears here: ‖ε‖ = {_text(largest * m.grad_norm)} now"
+        yield title, _text(largest), meaning
     for name in ("p = 1/2", "SAM"):
         one = by_name[name]
         if finite(one.bounce):

@@ -55,12 +55,12 @@ class RandomSums(Problem):
     Example:
         >>> from thalweg.lab import simulate
         >>> run = simulate(RandomSums("cos"), eta=0.5, seed=[0, 1], steps=50)
-        >>> run.observed["gradient_norm"].shape
+        >>> run.observed["grad_norm"].shape
         (2,)
     """
 
     elementwise = False
-    quantities: tuple[str, ...] = ("loss", "gradient_norm")
+    quantities: tuple[str, ...] = ("loss", "grad_norm")
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class RandomSums(Problem):
         g = self.gradient(params, terms)["w"]
         return {
             "loss": self.loss(params, terms),
-            "gradient_norm": torch.linalg.vector_norm(g, dim=-1),
+            "grad_norm": torch.linalg.vector_norm(g, dim=-1),
         }
 
 

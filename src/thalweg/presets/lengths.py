@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from thalweg.ascent import Between, Constant, Method, Monge
 from thalweg.errors import number
-from thalweg.theory import radius_for_microbatch
+from thalweg.theory import rho_for_microbatch
 
 
 def sam() -> Method:
@@ -167,7 +167,7 @@ def micro_batch(m: float, m_ref: float, power: float = 1.0) -> Method:
     """SAM for ascents on m examples each, with the ρ chosen for m_ref examples (m-SAM, mSAM).
 
     Put the loop over micro-batches around ``sam.passes()``. With other micro-batches the same ρ
-    would be another penalty: see :func:`thalweg.theory.radius_for_microbatch`, which assumes that
+    would be another penalty: see :func:`thalweg.theory.rho_for_microbatch`, which assumes that
     noise rules the gradients of micro-batches.
 
     Formula:
@@ -199,5 +199,5 @@ def micro_batch(m: float, m_ref: float, power: float = 1.0) -> Method:
         >>> micro_batch(m=16, m_ref=64).schedule(0.1, step=0, lr=0.1)
         0.05
     """
-    times = float(radius_for_microbatch(1.0, m_ref, m, power))
+    times = float(rho_for_microbatch(1.0, m_ref, m, power))
     return Method(power=power, schedule=Constant(times))

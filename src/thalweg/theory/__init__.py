@@ -36,9 +36,9 @@ from thalweg.theory.neuron import (
 )
 from thalweg.theory.radius import (
     implied_penalty,
-    radius_for_microbatch,
-    radius_for_width,
     rho_for_loss_scale,
+    rho_for_microbatch,
+    rho_for_width,
 )
 from thalweg.theory.saddles import held_saddle, saddle_trap
 from thalweg.theory.threshold import threshold_neuron_eta, threshold_neuron_rho
@@ -69,9 +69,9 @@ __all__ = [
     "lyapunov_exponent",
     "pl_floor",
     "pl_rate",
-    "radius_for_microbatch",
-    "radius_for_width",
     "rho_for_loss_scale",
+    "rho_for_microbatch",
+    "rho_for_width",
     "saddle_trap",
     "single_neuron_drift_steps",
     "single_neuron_limit",

@@ -45,7 +45,7 @@ def rho_for_loss_scale(rho: Number | float, scale: Number | float, power: Number
     return cast(Number, rho * scale ** (power - 1.0))
 
 
-def radius_for_microbatch(
+def rho_for_microbatch(
     rho: Number | float,
     m_ref: Number | float,
     m: Number | float,
@@ -91,9 +91,9 @@ def radius_for_microbatch(
         Derived here.
 
     Example:
-        >>> radius_for_microbatch(rho=0.05, m_ref=64, m=16, power=1.0)
+        >>> rho_for_microbatch(rho=0.05, m_ref=64, m=16, power=1.0)
         0.025
-        >>> round(radius_for_microbatch(0.05, 64, 16, power=1.0, noise_scale=64), 4)
+        >>> round(rho_for_microbatch(0.05, 64, 16, power=1.0, noise_scale=64), 4)
         0.0198
     """
     quantity("rho", rho, at_least=0)
@@ -107,9 +107,7 @@ def radius_for_microbatch(
     return cast(Number, rho * (m / m_ref) * ratio ** (0.5 * power))
 
 
-def radius_for_width(
-    rho: Number | float, fan_in: Number | float, fan_out: Number | float
-) -> Number:
+def rho_for_width(rho: Number | float, fan_in: Number | float, fan_out: Number | float) -> Number:
     r"""Radius of one weight matrix whose perturbation counts the same at every width.
 
     .. math:: \rho\, \sqrt{\mathrm{fan}_{out} / \mathrm{fan}_{in}}
@@ -139,7 +137,7 @@ def radius_for_width(
         Derived here. The subject of Haas et al., 2024.
 
     Example:
-        >>> radius_for_width(rho=0.1, fan_in=100, fan_out=400)
+        >>> rho_for_width(rho=0.1, fan_in=100, fan_out=400)
         0.2
     """
     quantity("rho", rho, at_least=0)

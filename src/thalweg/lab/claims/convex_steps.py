@@ -155,10 +155,10 @@ def _followed(settings: Settings, link: Any, convex: bool) -> tuple[Array, Array
             power=power,
             seed=seeds,
             steps=settings["descent_steps"],
-            observe={q: History(q) for q in ("loss", "gradient_norm")},
+            observe={q: History(q) for q in ("loss", "grad_norm")},
             progress=f"convex: descent, {link}",
         )
-        loss, size = run.observed["loss"], run.observed["gradient_norm"][..., :-1] / edge
+        loss, size = run.observed["loss"], run.observed["grad_norm"][..., :-1] / edge
         up = loss[..., 1:] > loss[..., :-1] + 1e-12 * (1 + np.abs(loss[..., :-1]))
         counts += np.histogram(size, _EDGES)[0]
         rises += np.histogram(size[up], _EDGES)[0]

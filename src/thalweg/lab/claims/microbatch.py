@@ -83,7 +83,7 @@ def _accuracies(
 
 def _rule(settings: Settings, power: float, scale: float, m: Any) -> Any:
     """What the rule multiplies ρ of the reference by."""
-    return theory.radius_for_microbatch(1.0, settings["m"][0], m, power, scale)
+    return theory.rho_for_microbatch(1.0, settings["m"][0], m, power, scale)
 
 
 def _places(settings: Settings, power: float, tuned: Tuned) -> list[Check]:

@@ -28,7 +28,7 @@ def one_ball(task: WideDigits) -> Ball:
 
 def own_balls(task: WideDigits) -> Ball:
     """A Euclidean ball for every matrix W, of the radius that the rule for the width gives."""
-    radii = [theory.radius_for_width(1.0, *fans) for fans in task.shapes]
+    radii = [theory.rho_for_width(1.0, *fans) for fans in task.shapes]
     reaches = tuple(r / s for r, s in zip(radii, task.scales, strict=True))
     return L2(scale=Radii(reaches), over="tensor")
 
