@@ -42,7 +42,7 @@ def train(method: thalweg.Method | None) -> float:
 
 def wrong(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     thalweg.SAM(model.parameters(), model)  # type: ignore[arg-type]
-    thalweg.SAM(optimizer, model, radius=0.05)  # type: ignore[call-arg]
+    thalweg.SAM(optimizer, model, radius=0.05)  # type: ignore[arg-type]
     thalweg.Method(power="1")  # type: ignore[arg-type]
     thalweg.SAM(optimizer, model).pases()  # type: ignore[attr-defined]
     theory.edge(None)  # type: ignore[type-var]
