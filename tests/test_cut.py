@@ -195,3 +195,18 @@ def test_the_length_of_an_epsilon_in_pieces_is_how_far_it_led(
     assert 0 < float(far) < math.inf
     assert sam.last.perturbation_norm == pytest.approx(float(far), rel=1e-4)
     assert all(map(torch.equal, w, before))
+
+
+def test_what_is_there_as_a_whole_is_not_made_again(pieces):
+    made = []
+    t = drawn(1)
+    found = Cut.of(t)(lambda u: made.append(1) or 2 * u, t)
+    wholes = list(found)
+    count = len(made)
+    assert count == len(found.cut.portions)
+    assert found.norm() == pytest.approx(float(parameters.norm(wholes)), rel=1e-14)
+    targets = [torch.zeros_like(u) for u in t]
+    for some, parts in found.pairs(targets):
+        torch._foreach_copy_(some, parts)
+    assert all(torch.equal(a, 2 * u) for a, u in zip(targets, t, strict=True))
+    assert len(made) == count

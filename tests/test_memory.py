@@ -73,6 +73,14 @@ def test_a_parameter_that_is_gone_takes_its_memory_along():
     assert len(remembered.tensors) == 0
 
 
+def test_what_was_asked_for_and_not_kept_is_not_in_the_state():
+    w, remembered = torch.zeros(2), Remembered()
+    draft = remembered.draft()
+    assert torch.equal(draft.of([w]).recall("mean", [w])[0], w)
+    draft.settle(1.0)
+    assert remembered.state_dict([w]) == {"numbers": {}, "tensors": {}}
+
+
 def test_a_sparse_tensor_is_remembered_dense():
     w = torch.zeros(2, 2)
     draft = Remembered().draft()

@@ -260,9 +260,10 @@ class Across:
             uphill: Gradient at w + ε, one tensor per parameter.
             context: The step.
         """
+        context.cut()  # so that norms, too, are those of pieces
         norm = context.norm(here)
         along = ratio(context.dot(here, uphill), norm * norm)
-        across = [h - context.times(along, g) for g, h in zip(here, uphill, strict=True)]
+        across = context.each(lambda g, h, n: h - n * g, here, uphill, along)
         context.memory.keep("across", across)
 
     def __call__(self, gradient: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
@@ -273,6 +274,6 @@ class Across:
             context: The step.
         """
         across = context.memory.recall("across", gradient)
+        context.cut()
         factor = self.alpha * ratio(context.norm(gradient), context.norm(across))
-        pairs = zip(gradient, across, strict=True)
-        return [g + context.times(factor, v) for g, v in pairs]
+        return context.each(lambda g, v, n: g + n * v, gradient, across, factor)
