@@ -154,8 +154,12 @@ def test_compiled_it_is_the_same_up_to_rounding():
         pytest.skip("no C++ compiler (g++ or clang++) on this machine")
     settings = {"eta": [0.1, 0.3], "rho": 0.1, "power": 1.0, "steps": 250}
     eager = simulate(NEURON, **settings, compile=False)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
     compiled = simulate(NEURON, **settings, compile=True)
     assert (eager.compiled, compiled.compiled) == (False, True)
+    assert not counters["graph_break"]  # in two graphs a step takes twice as long
     for name in ("x", "y"):
         np.testing.assert_allclose(compiled.final[name], eager.final[name], rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(compiled.steps_run, eager.steps_run)

@@ -185,8 +185,9 @@ class Step:
         point: int = 0,
     ) -> Perturbation:
         context, cap, k = here.context(here.names, point), self.method.cap, self.method.ascents
-        rho = rho if k == 1 else rho / k
-        p = self.method.perturbation(gradient, rho, settings.power, context=context, cap=cap / k)
+        if k != 1:  # a quotient, even by 1, is no constant to the compiler, and breaks its graph
+            rho, cap = rho / k, cap / k
+        p = self.method.perturbation(gradient, rho, settings.power, context=context, cap=cap)
         here.memory.settle(p.norm, live)
         return p
 
