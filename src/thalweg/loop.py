@@ -32,6 +32,10 @@ class Loops:
         self._open: contextlib.ExitStack | None = None
         self._guards: list[Any] = []
         self._waits, self._closed_by = False, ""
+        self._closers = [
+            weakly(self, functools.partial(Loops._undo, by=by))
+            for by in ("optimizer.step()", "model.state_dict()", "model.load_state_dict()")
+        ]
         hook = optimizer.register_step_pre_hook(weakly(self, Loops.check_begun))
         weakref.finalize(self, hook.remove)
 
@@ -65,10 +69,7 @@ class Loops:
     @contextlib.contextmanager
     def open(self) -> Iterator[contextlib.ExitStack]:
         """Open a loop; its end calls back everything that must be undone, last things first."""
-        step, save, load = (
-            weakly(self, functools.partial(Loops._undo, by=by))
-            for by in ("optimizer.step()", "model.state_dict()", "model.load_state_dict()")
-        )
+        step, save, load = self._closers
         guards: list[Any] = [self._optimizer.register_step_pre_hook(step)]
         for model in _wrapped(self._model):
             guards.append(model.register_state_dict_pre_hook(save))  # type: ignore[no-untyped-call]

@@ -184,20 +184,18 @@ def _axis(axes: Axes, which: str, domain: list[float], anchor: str, letters: int
     if log:
         axis["type"] = "log"
         axis["tickformat"] = "~g"  # else what lies between two decades is told by one digit
-        axis |= _decades(axes, which, ends, letters)
+        axis |= _decades(axes, ends, letters) if which == "x" else {}
     if ends:
         axis["range"] = [round(math.log10(end), 5) for end in ends] if log else list(ends)
     return axis
 
 
-def _decades(
-    axes: Axes, which: str, ends: tuple[float, float] | None, letters: int
-) -> dict[str, int]:
-    """Keep a log axis of two decades to whole ones: 1, 2 and 5 of each would run together."""
+def _decades(axes: Axes, ends: tuple[float, float] | None, letters: int) -> dict[str, int]:
+    """Keep an x axis of two decades to whole ones: 1, 2 and 5 of each would run together."""
     lines = [layer for layer in axes.layers if isinstance(layer, Line)]
-    values = ends or [v for line in lines for v in getattr(line, which) if v is not None and v > 0]
+    values = ends or [v for line in lines for v in line.x if v is not None and v > 0]
     span = math.log10(max(values) / min(values)) if values else 0.0
-    if which == "y" or span < 2:
+    if span < 2:
         return {}
     return {"nticks": max(min(int(letters / 8), int(span / 0.71)), 1)}  # fewer than 1.4 a decade
 
