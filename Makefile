@@ -43,19 +43,24 @@ docs: $(VENV)/.docs
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "thalweg needs Python 3.11 or later; name one: make PYTHON=python3.11 ..." >&2; exit 1; }
-	@echo "making the environment in $(VENV): downloads torch first, once (see README)"
+	@echo "making the environment in $(VENV): what it downloads may take minutes, once"
 	@$(PYTHON) -m venv $(VENV) || \
 	    { echo "no environment: install Python's venv module (on Debian: python3-venv)" >&2; exit 1; }
+	@echo "fetching torch: about 100 MB on macOS; on Linux 190 MB (CPU) or several GB (CUDA)"
 	@$(install) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@touch $@
 
 $(VENV)/.lab: $(VENV)/.torch pyproject.toml
+	@echo "fetching numpy, scipy, scikit-learn, plotly and a few small packages:" \
+	    "75 MB, or what is missing of them"
 	@$(install) --editable '.[lab]'
 	@touch $@
 
 # The oracles of thalweg.curvature ask for torchvision, whose wheels do not fit the CPU build of
 # torch, and do without it: they come by themselves, after what else they need.
 $(VENV)/.dev: $(VENV)/.lab
+	@echo "fetching the tools for development and the trainers that SAM is tested in:" \
+	    "60 MB, or what is missing of them"
 	@$(install) --editable '.[lab,dev]'
 	@$(install) --no-deps backpack-for-pytorch curvlinops-for-pytorch unfoldNd
 	@touch $@

@@ -14,6 +14,7 @@ from choosing_rho_tasks import FRESH, Array, Settings, code, joined, minibatches
 from torch import Tensor
 
 from thalweg import curvature, lab
+from thalweg.lab.claims.robust_runs import Watched
 from thalweg.lab.parts import part
 from thalweg.lab.problems import Params, Problem
 
@@ -160,7 +161,7 @@ def breaks(task: Problem, seeds: Tensor, steps: int) -> Array:
     """Return ρ at which the loss of a short training is smallest, ρ growing from .001 to 10."""
     rho = 10 ** np.linspace(-3, 1, steps)
     run = lab.simulate(
-        _Loss(task),
+        Watched(task, "loss", task.loss),
         replay=rho,
         steps=steps,
         seed=seeds.numpy(),
@@ -172,30 +173,6 @@ def breaks(task: Problem, seeds: Tensor, steps: int) -> Array:
     width = min(_SMOOTH, steps)
     smooth = np.lib.stride_tricks.sliding_window_view(seen, width, axis=1).mean(-1)
     return np.asarray(rho[smooth.argmin(1) + (width - 1) // 2])
-
-
-class _Loss(Problem):
-    """A task as it is, but what is watched is the loss on a fresh minibatch."""
-
-    elementwise = False
-    quantities = ("loss",)
-
-    def __init__(self, task: Problem) -> None:
-        self.task, self.looks = task, 0
-        self.dtype, self.eta, self.momentum = task.dtype, task.eta, task.momentum
-        self.inputs_first = task.inputs_first
-        self.start, self.loss = task.start, task.loss  # type: ignore[method-assign]
-        self.gradient, self.stream = task.gradient, task.stream  # type: ignore[method-assign]
-
-    def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
-        """Return the loss on a minibatch that no training comes to."""
-        self.looks += 1
-        stream: Any = self.task.stream(seeds)
-        return {"loss": self.task.loss(params, stream(FRESH + 997 * self.looks))}
-
-    def final_loss(self, params: Params, seeds: Tensor) -> Tensor:
-        """Return nothing of interest."""
-        return torch.zeros(len(seeds))
 
 
 def _epoch(task: Any) -> int:

@@ -19,7 +19,6 @@ import thalweg.lab.claims.robust_stats as stats
 from thalweg.lab.statistics import percentiles
 
 Array = np.ndarray[Any, Any]
-Numbers = dict[str, Array]
 
 #: Constants are sought in steps of .05 decade, shares of the loss too.
 _STEPS = 20

@@ -1,4 +1,4 @@
-"""How every page of a benchmark begins and ends, and how a target is told."""
+"""How every page of a benchmark begins and ends, how contestants are timed and a target is told."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import platform
 import shlex
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,18 @@ def put(text: str, path: Path | None) -> None:
         path.write_text(text, encoding="utf-8")
     else:
         print(text)
+
+
+def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round, in an order that turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    names = list(contestants)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            begun = time.perf_counter()
+            contestants[name]()
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
 
 
 def middle_ratio(times: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:

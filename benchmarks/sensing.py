@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from page_head import begin, middle_ratio, put, verdict
+from page_head import begin, in_turn, middle_ratio, put, verdict
 
 import thalweg
 from thalweg import lab
@@ -91,20 +91,6 @@ def plain(u: torch.Tensor, seed: int, steps: int) -> torch.Tensor:
     return u
 
 
-def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in every round, in an order that turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for run in contestants.values():
-        run()
-    names = list(contestants)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            begun = time.perf_counter()
-            contestants[name]()
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
-
-
 def measure(seeds: int, steps: int, rounds: int) -> dict[str, np.ndarray]:
     """Return the seconds per step of everyone in every round, for so many different seeds."""
     contestants: dict[str, Callable[[], object]] = {
@@ -115,6 +101,8 @@ def measure(seeds: int, steps: int, rounds: int) -> dict[str, np.ndarray]:
     if seeds == 1:
         start = lab.MatrixSensing(d=D).start(torch.zeros(RUNS, dtype=torch.long))["U"]
         contestants["plain torch"] = lambda: plain(start, 0, steps)
+    for run in contestants.values():
+        run()
     found = in_turn(contestants, rounds)
     return {name: np.array(seconds) / steps for name, seconds in found.items()}
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import simulator_c as twin
 import torch
-from page_head import put
+from page_head import in_turn, put
 from simulator_page import Map, Size, page
 
 import thalweg
@@ -42,18 +42,6 @@ COMPILED, EAGER, ONE, NUMPY = "compiled", "eager", "eager, one thread", "numpy"
 def settings(side: int) -> tuple[np.ndarray, np.ndarray]:
     """The grid: eta down, rho across."""
     return np.linspace(0.01, 0.2, side)[:, None], np.linspace(0.05, 0.3, side)[None, :]
-
-
-def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in every round, in an order that turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            begun = time.perf_counter()
-            contestants[name]()
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
 
 
 def simulated(

@@ -136,13 +136,13 @@ class Tools:
             torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
 
     @classmethod
-    def check_restore(cls, form, dtype=torch.float32, steps=200):
+    def check_restore(cls, form, dtype=torch.float32):
         """With a learning rate of 0, nothing moves: not one bit, not one address."""
         model = cls.net(dtype=dtype)
         before = [p.detach().clone() for p in model.parameters()]
         places = [p.data_ptr() for p in model.parameters()]
         sam = SAM(torch.optim.SGD(model.parameters(), lr=0.0), model, rho=0.5)
-        for step in range(steps):
+        for step in range(200):
             FORMS[form](sam, cls.loss(model, step))
             assert sam.last.moved
         assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))

@@ -21,7 +21,7 @@ def library(tmp_path_factory):
     if not twin.compiler():
         if os.environ.get("THALWEG_CI") == "1":
             pytest.fail("no C compiler was found, and THALWEG_CI=1 asks for one")
-        pytest.skip("no C compiler (gcc or cc) on this machine")
+        pytest.skip("needs a C compiler (gcc or cc)")
     return twin.build(tmp_path_factory.mktemp("twin"))
 
 

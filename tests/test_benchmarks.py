@@ -106,8 +106,8 @@ def test_the_stopwatch_sorts_seconds(monkeypatch):
     assert watch.stop() == (10.0, 7.0)
 
 
-def some_timing(key="mlp", ours=1.0, peer=2.0):
-    own = {who.ZERO: 0.0, who.OURS: ours, who.PEERS[0]: 9.0, who.PEERS[1]: peer}
+def some_timing(key="mlp", ours=1.0):
+    own = {who.ZERO: 0.0, who.OURS: ours, who.PEERS[0]: 9.0, who.PEERS[1]: 2.0}
     own = {name: torch.full((9,), ms, dtype=torch.float64) for name, ms in own.items()}
     return timing.Timing(key, "a net", 1, own, {name: 500 + ms for name, ms in own.items()})
 

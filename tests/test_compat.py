@@ -235,6 +235,8 @@ def test_batch_norm_advances_once_where_the_model_is_known(given):
     [
         ({"use_gc": True}, "^use_gc must be False, got True: (?!.*perturb_eps)"),
         ({"perturb_eps": 0.1}, "^perturb_eps must be from 0 to 1e-8, got 0.1: (?!.*use_gc)"),
+        ({"perturb_eps": None}, "^perturb_eps must be from 0 to 1e-8, got None"),
+        ({"adaptive": "yes"}, "^adaptive must be True or False, got 'yes'$"),
         ({"rho": -1.0}, "rho must be"),
     ],
 )
@@ -249,6 +251,8 @@ def test_an_adaptive_group_and_an_instance_are_errors():
         compat.SAM([{"params": [w], "adaptive": True}], torch.optim.SGD, lr=0.1)
     with pytest.raises(ThalwegError, match=r"with an instance, use thalweg\.SAM"):
         compat.SAM([w], torch.optim.SGD([w], lr=0.1))
+    with pytest.raises(ThalwegError, match=r"got the module Linear: pass its \.parameters\(\)$"):
+        compat.SAM(nn.Linear(1, 1), torch.optim.SGD, lr=0.1)
     optimizer = compat.SAM(
         [{"params": [w], "rho": 0.3, "adaptive": False}], torch.optim.SGD, lr=1.0
     )

@@ -197,3 +197,9 @@ def test_the_whole_checkpoint_is_not_the_optimizer_s(written):
     saved, _, _ = written(pytorch_optimizer.SAM, "sgd")
     with pytest.raises(ThalwegError, match=r"got \['model', 'optimizer'\]"):
         compat.convert_checkpoint(saved)
+
+
+@pytest.mark.parametrize("bad", [None, 3, "state", {"optimizer": {}}])
+def test_what_is_no_checkpoint_is_told_of(bad):
+    with pytest.raises(ThalwegError, match=r'^state_dict must have the keys "state" and "param_gr'):
+        compat.convert_checkpoint(bad)

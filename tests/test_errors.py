@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg.errors import ThalwegError, everywhere, number, quantity, whole
+from thalweg.errors import ThalwegError, everywhere, flag, number, quantity, whole
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.array(2.0), torch.tensor(3.0)])
@@ -31,6 +31,9 @@ def test_a_number_comes_back_as_a_float(value):
         (0, {"above": 0}, r"rho must be a finite number > 0, got 0"),
         (-1e-9, {"at_least": 0}, r"rho must be a finite number >= 0, got -1e-09"),
         (0.4, {"above": 0.5, "infinite": True}, r"rho must be a number > 0\.5, got 0\.4"),
+        (1, {"below": 1}, r"rho must be a finite number < 1, got 1"),
+        (-1, {"at_least": 0, "below": 1}, r"rho must be a finite number >= 0 and < 1, got -1"),
+        (1.5, {"above": 0, "at_most": 1}, r"rho must be a finite number > 0 and <= 1, got 1\.5"),
     ],
 )
 def test_what_is_no_number_or_out_of_bounds(value, bounds, message):
@@ -42,6 +45,7 @@ def test_bounds_are_what_they_say():
     assert number("x", math.inf, infinite=True) == math.inf
     assert number("x", 0.0, at_least=0) == 0
     assert number("x", 5e-324, above=0) == 5e-324
+    assert number("x", 1, at_most=1) == 1
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3)])
@@ -65,6 +69,12 @@ def test_a_quantity_is_checked_everywhere(make):
             quantity("eta", make(bad), above=0)
     with pytest.raises(ThalwegError, match="eta must be >= 1"):
         quantity("eta", make(0.5), at_least=1)
+    quantity("eta", make(1.0), at_least=0, at_most=1)
+    for bad in (-1.0, 1.5):
+        with pytest.raises(ThalwegError, match="eta must be >= 0 and <= 1, got"):
+            quantity("eta", make(bad), at_least=0, at_most=1)
+    with pytest.raises(ThalwegError, match="eta must be >= 0 and < 1, got"):
+        quantity("eta", make(1.0), at_least=0, below=1)
 
 
 @pytest.mark.parametrize("value", ["0.1", None, True, [0.1], 1j])
@@ -119,3 +129,13 @@ def test_what_is_no_number_is_told_of(value):
 def test_what_is_no_whole_number_is_told_of(value):
     with pytest.raises(ThalwegError, match=r"steps must be a whole number >= 0, got"):
         whole("steps", value)
+
+
+def test_a_flag_is_true_or_false():
+    flag("quick", True)
+    flag("quick", None, empty=True)
+    for value in (1, "no", None, torch.tensor(True), np.bool_(True)):
+        with pytest.raises(ThalwegError, match=r"^quick must be True or False, got"):
+            flag("quick", value)
+    with pytest.raises(ThalwegError, match=r"^quick must be True, False or None, got 0$"):
+        flag("quick", 0, empty=True)

@@ -179,7 +179,7 @@ def test_a_compiled_model_is_compiled_once():
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         if os.environ.get("THALWEG_CI") == "1":
             pytest.fail("no C++ compiler was found, and THALWEG_CI=1 asks for one")
-        pytest.skip("torch.compile needs a C++ compiler")
+        pytest.skip("needs a C++ compiler (g++ or clang++)")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     _, sam, losses = load("compile")(epochs=1)

@@ -8,7 +8,7 @@ from thalweg import SAM
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator (CUDA)"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a method remembers, and where in a model its parameters are; saved, loaded and copied."""
+"""What a method remembers; saved, loaded and copied."""
 
 import copy
 import io
@@ -12,7 +12,7 @@ from torch import nn
 
 from thalweg import SAM, Method, ThalwegError
 from thalweg.ascent import Previous
-from thalweg.memory import Places, Remembered
+from thalweg.memory import Remembered
 
 EVERY = pytest.mark.parametrize("name", METHODS)
 
@@ -278,16 +278,3 @@ def test_previous_remembers_the_gradient_uphill_and_not_what_becomes_of_it():
     sam.optimizer.zero_grad(set_to_none=False)
     held = sam.state_dict()["memory"]["tensors"]
     assert same([held[i]["previous"] for i in range(6)], wanted)
-
-
-def test_names_are_those_of_the_model_under_a_compiled_one():
-    model = net()
-    for wrapped in (model, torch.compile(model, backend="eager")):
-        places = Places(wrapped)
-        assert [places.of(p)[0] for p in model.parameters()] == [
-            name for name, _ in model.named_parameters()
-        ]
-        assert places.of(model[1].weight)[1] is model[1]
-        assert places.layers(list(model.parameters())) == [0, 0, 1, 1, 2, 2]
-    assert Places(None).of(model[0].weight) == ("", None)
-    assert Places(None).layers(list(model.parameters())) == [-1, -2, -3, -4, -5, -6]

@@ -128,11 +128,15 @@ def test_every_part_that_a_preset_could_have_is_in_one():
 
 
 BAD = {
-    "late: share": (lambda: presets.late(100, 1.5), "share must be at most 1, got 1.5"),
-    "late: none": (lambda: presets.late(100, 0), "share must be a finite number > 0, got 0"),
+    "late: share": (lambda: presets.late(100, 1.5), "share must be .* > 0 and <= 1, got 1.5"),
+    "late: none": (lambda: presets.late(100, 0), "share must be .* > 0 and <= 1, got 0"),
     "late: total": (lambda: presets.late(0), "total must be a whole number >= 1, got 0"),
     "modern: total": (lambda: presets.modern(0.5), "total must be a whole number >= 1, got 0.5"),
-    "micro_batch": (lambda: presets.micro_batch(0, 64), "m must be > 0, got 0"),
+    "micro_batch": (lambda: presets.micro_batch(0, 64), "^m must be .* > 0, got 0"),
+    "m_ref": (lambda: presets.micro_batch(4, [64]), r"^m_ref must be .* > 0, got \[64\]"),
+    "lr_min": (lambda: presets.surrogate_gap(lr_min=0.1), r"^lr_max must be .* > 0\.1, got None"),
+    "rho_min": (lambda: presets.surrogate_gap(rho_min=0.1), "^lr_max must be .* > 0, got None"),
+    "card": (lambda: presets.card(presets.sam), r"^the name must be one of sam, .* got <function"),
     "theta": (
         lambda: presets.variance_suppressed(0),
         "theta must be a finite number > 0 and < 1, got 0",
@@ -147,7 +151,7 @@ BAD = {
     "adaptive_gate": (lambda: presets.adaptive_gate(0), "total must be a whole number >= 1"),
     "k": (lambda: presets.multi_step(0), "k must be a whole number >= 1, got 0"),
     "p": (lambda: presets.power(-1), "p must be a finite number >= 0, got -1"),
-    "probability": (lambda: presets.random_gate(2), "probability must be at most 1, got 2.0"),
+    "probability": (lambda: presets.random_gate(2), "probability must be .* >= 0 and <= 1, got 2$"),
     "unknown": (lambda: presets.card("SAM"), "must be that of a preset, got 'SAM': see sam"),
 }
 

@@ -72,3 +72,13 @@ def test_the_edge_that_is_shown():
 def test_links_lead_to_files():
     for target in re.findall(r"\]\(([^)]+)\)", TEXT):
         assert (README.parent / target).is_file(), target
+
+
+def test_what_is_fetched_is_told_before_it_is_and_as_the_readme_has_it():
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    for stage in (".torch", ".lab", ".dev"):
+        rule = makefile.split(f"$(VENV)/{stage}: ")[1].split("touch $@")[0]
+        said = re.search(r"@echo \"fetching.*?(?=\n\t)", rule, re.DOTALL)
+        assert said.end() < rule.index("@$(install)")
+        for size in re.findall(r"\d+ MB|several GB", said[0]):
+            assert size in TEXT.replace("\n", " "), size

@@ -9,11 +9,11 @@ from torch import nn
 from thalweg import SAM, Method
 
 
-def step_on(gradients, dtype=torch.float32, rho=0.5, form="passes", **kwargs):
+def step_on(gradients, dtype=torch.float32, form="passes", **kwargs):
     """Take a SAM step on w whose ascent gradient is given; the descent gradient is all 2."""
     w = torch.ones(len(gradients[0]), dtype=dtype, requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=0.25)
-    sam = SAM(optimizer, None, rho, **kwargs)
+    sam = SAM(optimizer, None, 0.5, **kwargs)
     ascent = torch.tensor(gradients[0], dtype=dtype)
     seen = []
     if form == "passes":

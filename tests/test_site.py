@@ -87,13 +87,9 @@ def test_blocks_of_code_name_their_language():
 def test_the_table_of_imports_is_the_one_that_is_tested():
     law = load(ROOT / "tests" / "test_architecture.py")
     text = read(DOCS / "architecture.md")
-    (core,) = re.findall(r"\*core\* is\s+short for ([\w,\s]+)\.", text)
-    assert set(re.split(r",\s+", core)) == law.CORE
-    shown = {}
     table = text.partition("## Who may import whom")[2].partition("\n## ")[0]
-    for room, names in re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", table, flags=re.M):
-        named = {name for name in names.split(", ") if name not in ("nothing", "*core*")}
-        shown[room] = named | (law.CORE if "*core*" in names else set())
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", table, flags=re.M)
+    shown = {room: set(names.split(", ")) - {"nothing"} for room, names in rows}
     assert shown == {room: rooms for room, rooms in law.MAY_IMPORT.items() if room}
 
 

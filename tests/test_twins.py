@@ -125,7 +125,9 @@ def test_a_hundred_steps_of_other_bases(name, base):
     plain = {"nesterov", "weight_decay"} & set(words)
     # without momentum, decay of its own is the usual one
     for word in plain | ({"decoupled"} & set(words) if words["momentum"] else set()):
-        less = simulate(problem, eta=eta, rho=rho, steps=100, seed=3, **words | {word: 0})
+        less = simulate(
+            problem, eta=eta, rho=rho, steps=100, seed=3, **words | {word: type(words[word])()}
+        )
         assert any(np.abs(less.final[k] - v).max() > 1e-5 for k, v in found.items()), word
 
 

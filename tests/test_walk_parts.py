@@ -237,3 +237,20 @@ def test_ascents_and_points_are_their_formulas():
     for _ in sam.passes():
         loss_of(model, 0)().backward()
     close(grads(model), add(g, h))
+
+
+@pytest.mark.parametrize("slot", ["direction", "mask"])
+@pytest.mark.parametrize("what", ["gradient", "weights"])
+def test_a_part_that_writes_to_what_it_is_given_is_refused(slot, what):
+    def part(given, context):
+        for t in given if what == "gradient" else context.weights:
+            with torch.no_grad():
+                t.mul_(2)
+        return given
+
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.1, method=Method(**{slot: part}))
+    with pytest.raises(ThalwegError, match=r"parts must not write to .*: return new tensors"):
+        sam.step(lambda: w.sum().backward())
+    sam.method = Method(**{slot: lambda given, context: [2 * t for t in given]})
+    sam.step(lambda: w.sum().backward())

@@ -14,10 +14,10 @@ from torch import Tensor
 from thalweg import layout, parameters, sharded
 from thalweg.ascent import AllParameters, Context, Method, Number
 from thalweg.cut import Pieces
-from thalweg.errors import ThalwegError, brief, number, warn
+from thalweg.errors import ThalwegError, brief, number
 from thalweg.gradients import dense, kept
 from thalweg.hold import ANY_HOLDS, Moves
-from thalweg.memory import Places
+from thalweg.modules import Places
 from thalweg.telemetry import Last, read, told
 
 #: Rho and chosen parameters of every param group that is perturbed.
@@ -130,7 +130,7 @@ def climbing(rhos: Rhos, method: Method) -> tuple[Rhos, Sequence[Tensor]]:
         if chosen:
             groups.append((rho, chosen))
     if not all_there:
-        _look_for_gradients([p for _, chosen in rhos for p in chosen])
+        sharded.check_reduced([p for _, chosen in rhos for p in chosen])
     if method.passes > 2:
         found = list(map(kept, found))
     if not method.parallel:
@@ -270,14 +270,3 @@ def aligned(held: Sequence[Tensor], gradients: Sequence[Tensor]) -> Sequence[Ten
         else g
         for p, g in zip(held, gradients, strict=True)
     ]
-
-
-def _look_for_gradients(chosen: list[Tensor]) -> None:
-    """Tell of an ascent pass that left no gradient where there must be one."""
-    sharded.check_reduced(chosen)
-    if all(p.grad is None for p in chosen):
-        warn(
-            "no parameter of the optimizer got a gradient in the first pass, so nothing is "
-            "perturbed: call backward() in every pass, on a loss of the parameters that the "
-            "optimizer was given",
-        )

@@ -17,6 +17,7 @@ from thalweg import parameters
 from thalweg.ascent import Number
 from thalweg.errors import ThalwegError
 from thalweg.hold import shift
+from thalweg.memory import finite
 from thalweg.scaling import in_use
 from thalweg.telemetry import read
 
@@ -54,7 +55,7 @@ class Beside:
             size: A number that is finite where all of them may wait. Of an accelerator it is not
                 read.
         """
-        good = torch.isfinite(size) if isinstance(size, Tensor) else math.isfinite(size)
+        good = finite(size)
         for p, new in zip(trained, tensors, strict=True) if good is not False else ():
             if isinstance(good, Tensor):
                 new = torch.where(good.to(new.device), new, 0.0)

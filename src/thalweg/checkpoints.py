@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 
 _LOST = (
     "holds nothing of the base optimizer's state (davda54/sam saves none): momentum and running "
@@ -44,9 +45,10 @@ def convert_checkpoint(state_dict: dict[str, Any]) -> dict[str, Any]:
         >>> convert_checkpoint(saved)["param_groups"]
         [{'lr': 0.1, 'rho': 0.05, 'params': [0]}]
     """
-    if not {"state", "param_groups"} <= set(state_dict):
+    keys = list(state_dict) if isinstance(state_dict, Mapping) else brief(state_dict)
+    if not {"state", "param_groups"} <= set(keys):
         raise ThalwegError(
-            f'state_dict must have the keys "state" and "param_groups", got {list(state_dict)}: '
+            f'state_dict must have the keys "state" and "param_groups", got {keys}: '
             "pass what the optimizer's state_dict() gave, not the whole checkpoint"
         )
     theirs, groups = state_dict["state"], state_dict["param_groups"]

@@ -1,4 +1,4 @@
-"""What SAM refuses, and what it warns of: arguments, calls, states, passes without gradients."""
+"""What SAM refuses, and what it warns of when it is made: arguments, calls, states."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import layout, sharded
+from thalweg import layout, modules
 from thalweg.ascent import AllParameters, Always, Method, Normalization, check_method
 from thalweg.base import trained as parameters_of
-from thalweg.errors import ThalwegError, brief, warn, whole
+from thalweg.errors import ThalwegError, brief, flag, warn, whole
 
 #: Wrappers of a model that show parameters which are not those of the loss.
 _NOT_SUPPORTED = {"FullyShardedDataParallel", "DeepSpeedEngine"}
@@ -89,7 +89,7 @@ def check(
             f"scaler must be a torch.amp.GradScaler or None, got {type(scaler).__name__}: pass the "
             "object that scales the loss"
         )
-    for layer in layout.layers(model):
+    for layer in modules.layers(model):
         if type(layer).__name__ in _NOT_SUPPORTED:
             raise ThalwegError(
                 f"model must not be wrapped by {type(layer).__name__}, which shows neither whole "
@@ -116,6 +116,19 @@ def check(
                 f"parameters must be real, got one of dtype {p.dtype} and shape {tuple(p.shape)}: "
                 "train torch.view_as_real of it"
             )
+
+
+def check_flags(**flags: object) -> None:
+    """Raise unless each is True or False: a word, such as "no", would count as True.
+
+    Args:
+        flags: The arguments, by their names.
+
+    Raises:
+        ThalwegError: If one is something else.
+    """
+    for name, value in flags.items():
+        flag(name, value)
 
 
 def check_another(method: object, *, busy: bool) -> None:
@@ -246,23 +259,6 @@ def check_state(state: Any, own: dict[str, Any], keeps: str) -> int | None:
             f"{state['method']!s:.80}: build SAM with that one"
         )
     return whole('the "step" of a state', state["step"]) if "step" in state else None
-
-
-def check_descent(trained: list[Tensor]) -> None:
-    """Tell of a last pass that left no gradient for the base optimizer.
-
-    Args:
-        trained: The parameters.
-
-    Raises:
-        ThalwegError: If they are sharded; only warns if they are not.
-    """
-    sharded.check_reduced(trained)
-    if trained and all(p.grad is None for p in trained):
-        warn(
-            "no parameter of the optimizer got a gradient in the last pass, so its step will do "
-            "nothing: call backward() in every pass"
-        )
 
 
 def warn_of_likely_mistakes(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from thalweg import presets
 from thalweg import sam as engine
 from thalweg.checkpoints import ADAPTIVE, convert_checkpoint
-from thalweg.errors import ThalwegError, brief
+from thalweg.errors import ThalwegError, brief, flag
 
 __all__ = ["SAM", "convert_checkpoint"]
 
@@ -102,12 +102,18 @@ class SAM(torch.optim.Optimizer):
                 f"{type(params).__name__} and {type(base_optimizer).__name__}: with an instance, "
                 "use thalweg.SAM"
             )
+        if isinstance(params, nn.Module):
+            raise ThalwegError(
+                f"params must be parameters, got the module {type(params).__name__}: pass its "
+                ".parameters()"
+            )
+        flag("adaptive", adaptive)
         if use_gc:
             raise ThalwegError(
                 f"use_gc must be False, got {brief(use_gc)}: thalweg has no gradient "
                 "centralization; omit it"
             )
-        if not 0 <= perturb_eps <= 1e-8:
+        if not (isinstance(perturb_eps, float | int) and 0 <= perturb_eps <= 1e-8):
             raise ThalwegError(
                 f"perturb_eps must be from 0 to 1e-8, got {brief(perturb_eps)}: thalweg takes "
                 "g/‖g‖ as it is; omit it"

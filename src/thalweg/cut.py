@@ -116,13 +116,14 @@ class _Held:
         portion = self._cut.portions[k]
         if portion.start >= 0:
             whole = self.held[portion.places[0]]
-            return portion.of(whole) if isinstance(whole, Tensor) else whole
+            return portion.of(whole) if isinstance(whole, Tensor) and whole.ndim else whole
         if k not in self._joined:
             self._joined[k] = self._join(portion.places)
         return self._joined[k]
 
     def _join(self, places: list[int]) -> Any:
-        some = [self.held[i] for i in places]
+        held = [self.held[i] for i in places]
+        some: list[Any] = [t.item() if isinstance(t, Tensor) and not t.ndim else t for t in held]
         numbers = [t for t in some if not isinstance(t, Tensor)]
         if not numbers:
             return layout.together(some)

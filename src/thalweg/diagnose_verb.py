@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import itertools
 import json
 import signal
 import sys
@@ -16,9 +17,9 @@ from typing import Any
 import typer
 
 from thalweg.diagnose import Diagnosis, diagnose
-from thalweg.diagnose.checks import bare
 from thalweg.diagnose.follow import follow_steps, told
 from thalweg.errors import ThalwegError
+from thalweg.modules import within
 
 RETURNS = (
     "(model, loss, loader, optimizer): a torch.nn.Module, a function loss(model, batch) that "
@@ -85,7 +86,7 @@ def _follow(four: tuple[Any, ...], rho: float, steps: int, into: list[dict[str, 
     before = signal.signal(signal.SIGTERM, _terminated) if at_once else None
     try:
         # What came before an interrupt stays in the list.
-        into.extend(follow_steps(bare(model), loss_of, loader, optimizer, rho, steps))
+        into.extend(follow_steps(within(model), loss_of, loader, optimizer, rho, steps))
     except KeyboardInterrupt as error:
         return signal.SIGTERM if isinstance(error, _TerminatedError) else signal.SIGINT
     finally:
@@ -176,7 +177,7 @@ def _module(place: str) -> Any:
 
 
 def show(found: Diagnosis) -> None:
-    """Print the table, and the reasons below it.
+    """Print the table, and the reasons below it, as wide as the terminal.
 
     Args:
         found: The diagnosis.
@@ -185,17 +186,17 @@ def show(found: Diagnosis) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table, part = Table("", "", "what it says"), ""
-    table.columns[1].justify = "right"
-    for row in found.rows:
-        if row.part != part:
-            table.add_section()
-            table.add_row(Text(row.part, style="bold"))
-            part = row.part
-        table.add_row(Text(row.name), Text(row.value), Text(row.meaning))
     console = Console()
-    console.print(table)
-    for reason in found.reasons:
+    width = max(len(row.name) for row in found.rows)
+    for part, rows in itertools.groupby(found.rows, lambda row: row.part):
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(min_width=width + 2)
+        table.add_column(min_width=8, justify="right")
+        table.add_column()
+        for row in rows:
+            table.add_row(Text(f"  {row.name}"), Text(row.value), Text(row.meaning))
+        console.print(Text(part, style="bold"), table, sep="\n")
+    for reason in ("", *found.reasons):
         console.print(reason, highlight=False, markup=False)
 
 

@@ -77,8 +77,8 @@ def warn(message: str) -> None:
         >>> str(said[0].message)
         'rho is 0'
     """
-    frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("thalweg.", "contextl")):
+    frame, level, passed = sys._getframe(1), 2, ("thalweg.", "contextl", "torch.")  # hooks, too
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(passed):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 
@@ -117,6 +117,7 @@ def number(
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
+    at_most: float | None = None,
     infinite: bool = False,
 ) -> float:
     """Return ``value`` as a float, or raise an error that says what was wanted.
@@ -127,6 +128,7 @@ def number(
         above: Exclusive lower bound.
         at_least: Inclusive lower bound.
         below: Exclusive upper bound.
+        at_most: Inclusive upper bound.
         infinite: Whether infinity is allowed. NaN never is.
 
     Returns:
@@ -141,13 +143,6 @@ def number(
         ...
         thalweg.errors.ThalwegError: rho must be a finite number >= 0, got -0.1
     """
-    wanted = "a number" if infinite else "a finite number"
-    if above is not None:
-        wanted += f" > {above:g}"
-    if at_least is not None:
-        wanted += f" >= {at_least:g}"
-    if below is not None:
-        wanted += f" < {below:g}" if at_least is None and above is None else f" and < {below:g}"
     is_text = isinstance(value, (str, bytes, bool))
     try:
         result = math.nan if is_text else float(value)  # type: ignore[arg-type]
@@ -159,10 +154,20 @@ def number(
         or (above is not None and result <= above)
         or (at_least is not None and result < at_least)
         or (below is not None and result >= below)
+        or (at_most is not None and result > at_most)
     ):
+        kind = "a number" if infinite else "a finite number"
+        wanted = f"{kind} {_bounds(above, at_least, below, at_most)}".rstrip()
         hint = _hint(value, float)
         raise ThalwegError(f"{name} must be {wanted}, got {brief(value)}{hint}")
     return result
+
+
+def _bounds(
+    above: float | None, at_least: float | None, below: float | None, at_most: float | None
+) -> str:
+    signs = {">": above, ">=": at_least, "<": below, "<=": at_most}
+    return " and ".join(f"{sign} {bound:g}" for sign, bound in signs.items() if bound is not None)
 
 
 def whole(name: str, value: object, *, at_least: int = 0) -> int:
@@ -193,8 +198,36 @@ def whole(name: str, value: object, *, at_least: int = 0) -> int:
     return index
 
 
+def flag(name: str, value: object, *, empty: bool = False) -> None:
+    """Raise unless ``value`` is True or False: any other object would count as one of them.
+
+    Args:
+        name: What the caller calls it.
+        value: What came.
+        empty: Whether ``None`` is allowed.
+
+    Raises:
+        ThalwegError: If it is something else.
+
+    Example:
+        >>> flag("telemetry", "no")
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: telemetry must be True or False, got 'no'
+    """
+    if not isinstance(value, bool) and not (empty and value is None):
+        wanted = "True, False or None" if empty else "True or False"
+        raise ThalwegError(f"{name} must be {wanted}, got {brief(value)}")
+
+
 def quantity(
-    name: str, value: Any, *, above: float | None = None, at_least: float | None = None
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
 ) -> None:
     """Raise unless ``value`` is a number or an array of numbers within the bounds.
 
@@ -205,6 +238,8 @@ def quantity(
         value: An int, a float, an array or a tensor; finite everywhere.
         above: Exclusive lower bound.
         at_least: Inclusive lower bound.
+        below: Exclusive upper bound.
+        at_most: Inclusive upper bound.
 
     Raises:
         ThalwegError: If ``value`` cannot be compared with numbers, or is anywhere NaN,
@@ -227,10 +262,15 @@ a number, not a string)
             f"{name} must be a number or an array of numbers, got {brief(value)}{hint}"
         )
     everywhere(name, value, finite, "finite")
+    wanted = _bounds(above, at_least, below, at_most)
     if above is not None:
-        everywhere(name, value, value > above, f"> {above:g}")
+        everywhere(name, value, value > above, wanted)
     if at_least is not None:
-        everywhere(name, value, value >= at_least, f">= {at_least:g}")
+        everywhere(name, value, value >= at_least, wanted)
+    if below is not None:
+        everywhere(name, value, value < below, wanted)
+    if at_most is not None:
+        everywhere(name, value, value <= at_most, wanted)
 
 
 def everywhere(name: str, value: Any, condition: Any, wanted: str) -> None:

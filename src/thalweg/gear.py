@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from thalweg import layout, parameters
+from thalweg import checks, layout, modules, parameters
 from thalweg.ascent import Context, Method, Number
 from thalweg.cut import Cut, Pieces
 from thalweg.hold import Weights
-from thalweg.memory import Draft, Places, Remembered
+from thalweg.memory import Draft, Remembered
+from thalweg.modules import Places
 from thalweg.scaling import Scaling
 from thalweg.watch import Watch
 
@@ -45,7 +46,12 @@ class Gear:
         self.places = Places(model)
 
     def take_up(self, method: Method) -> None:
-        """Begin with a method: nothing is remembered, and a scaler is looked at as it needs."""
+        """Begin with a method: nothing is remembered, and a scaler is looked at as it needs.
+
+        Raises:
+            ThalwegError: If its filter leaves nothing to perturb; then nothing has changed.
+        """
+        checks.check_filter(self.optimizer, method, self.places.of)
         needed = self.telemetry or method.scale_matters
         self.scaling = Scaling(self.optimizer, self._scaler, needed)
         self.memory = Remembered()
@@ -107,7 +113,7 @@ class Gear:
             number: This rank's own; a tensor is not read. Ranks are asked where the model is, or
                 holds, a DistributedDataParallel.
         """
-        layers = layout.layers(self.model)
+        layers = modules.layers(self.model)
         wrapped = next((m for m in layers if isinstance(m, DistributedDataParallel)), None)
         if wrapped is None:
             return number

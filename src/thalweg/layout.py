@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Tensors with fewer entries are put together, where there are many of them, up to so many
 #: entries: scratch memory of a megabyte.
@@ -276,23 +276,3 @@ def together(tensors: Sequence[Tensor], zeros: int = 0) -> Tensor:
         tensors = [*tensors, tensors[0].new_zeros(zeros)]
     flat: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
     return flat
-
-
-def layers(model: nn.Module | None) -> list[nn.Module]:
-    """Return a model and every module within it.
-
-    Args:
-        model: ``None`` for none.
-
-    Returns:
-        The modules; one that is shared may come more than once.
-
-    Example:
-        >>> len(layers(nn.Sequential(nn.Linear(1, 1), nn.Sequential())))
-        3
-    """
-    found = [] if model is None else [model]
-    for layer in found:  # grows; faster than model.modules(), which makes a name for every layer
-        if layer._modules:
-            found += [child for child in layer._modules.values() if child is not None]
-    return found

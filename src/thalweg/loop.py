@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from thalweg import sharded
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, warn
 
 
 class Loops:
@@ -31,12 +31,12 @@ class Loops:
         self._model = model
         self._open: contextlib.ExitStack | None = None
         self._guards: list[Any] = []
-        self._waits, self._closed_by = False, ""
+        self._waits, self._due, self._closed_by = False, False, ""
         self._closers = [
             weakly(self, functools.partial(Loops._undo, by=by))
             for by in ("optimizer.step()", "model.state_dict()", "model.load_state_dict()")
         ]
-        hook = optimizer.register_step_pre_hook(weakly(self, Loops.check_begun))
+        hook = optimizer.register_step_pre_hook(weakly(self, Loops._before_step))
         weakref.finalize(self, hook.remove)
 
     @property
@@ -54,7 +54,7 @@ class Loops:
         self._waits = True
 
     def check_begun(self) -> None:
-        """Raise, once, if the latest loop was made and never begun; a step comes here, too.
+        """Raise, once, if the latest loop was made and never begun.
 
         Raises:
             ThalwegError: If it was.
@@ -65,6 +65,22 @@ class Loops:
                 "passes() must be looped over, and it was called alone, so that the step would be "
                 "one without SAM: write `for _ in sam.passes():`, with the backward() inside"
             )
+
+    def _before_step(self) -> None:
+        """Look whether a step of the base optimizer has what the latest loop made for it."""
+        self.check_begun()
+        due, self._due = self._due, False
+        if due and self._without_gradients:
+            warn(
+                "the gradients were cleared between the loop over passes() and optimizer.step(), "
+                "so that this step does nothing: call zero_grad() after the step, or before the "
+                "loop"
+            )
+
+    @property
+    def _without_gradients(self) -> bool:
+        groups = self._optimizer.param_groups
+        return all(p.grad is None for group in groups for p in group["params"])
 
     @contextlib.contextmanager
     def open(self) -> Iterator[contextlib.ExitStack]:
@@ -79,6 +95,7 @@ class Loops:
             with contextlib.ExitStack() as loop:
                 self._open = loop
                 yield loop
+            self._due = not self._without_gradients
         except BaseException:
             if self._open in (loop, None):
                 sharded.start_over(self._model)

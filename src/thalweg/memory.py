@@ -1,4 +1,4 @@
-"""What a method remembers of each parameter from step to step, and where parameters belong."""
+"""What a method remembers of each parameter from step to step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from thalweg import gradients, layout
@@ -130,7 +129,7 @@ class Draft:
         Args:
             size: A number that is finite where the gradients are. Of an accelerator it is not read.
         """
-        good = _finite(size)
+        good = finite(size)
         for p, kept in self.tensors.items() if good is not False else ():
             mine = self._earlier(p)
             if good is True:
@@ -157,7 +156,16 @@ def _wide(value: Number, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64, device=like.device)
 
 
-def _finite(size: Number) -> bool | Tensor:
+def finite(size: Number) -> bool | Tensor:
+    """Return whether a number is finite; of a tensor, as a tensor, which is not read.
+
+    Args:
+        size: The number.
+
+    Example:
+        >>> finite(math.inf), finite(torch.tensor(1.0))
+        (False, tensor(True))
+    """
     return torch.isfinite(size) if isinstance(size, Tensor) else math.isfinite(size)
 
 
@@ -173,7 +181,7 @@ def chosen(size: Number, new: Sequence[Tensor], old: Sequence[Tensor]) -> Sequen
         >>> chosen(math.inf, [torch.ones(1)], [torch.zeros(1)])
         [tensor([0.])]
     """
-    good = _finite(size)
+    good = finite(size)
     if isinstance(good, bool):
         return new if good else old
     pairs = zip(new, old, strict=True)
@@ -193,58 +201,3 @@ def _sharded_as(parameter: Any, tensor: Any) -> Any:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor, mesh, placements)
-
-
-class Places:
-    """Where in a model its parameters are: their names, the modules that hold them.
-
-    Args:
-        model: The model; ``None`` if there is none. What DistributedDataParallel and torch.compile
-            put around it is not in the names.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
-        >>> places = Places(net)
-        >>> places.of(net[1].bias)[0], places.layers(list(net.parameters()))
-        ('1.bias', [0, 0, 1, 1])
-    """
-
-    def __init__(self, model: nn.Module | None) -> None:
-        self._model = model
-        self._known: Any = WeakIdKeyDictionary()
-        self._last: tuple[list[Tensor], list[str]] = [], []
-
-    def of(self, parameter: Tensor) -> tuple[str, nn.Module | None]:
-        """Return the name of a parameter, and the module that holds it."""
-        if parameter not in self._known:
-            self._look()
-        name, layer, _ = self._known.get(parameter, ("", None, 0))
-        return name, layer
-
-    def layers(self, parameters: Sequence[Tensor]) -> Sequence[int]:
-        """Return a number for each parameter, which the parameters of a module share."""
-        if any(p not in self._known for p in parameters):
-            self._look()
-        held = [self._known.get(p) for p in parameters]
-        return [-1 - i if found is None else found[2] for i, found in enumerate(held)]
-
-    def names(self, parameters: Sequence[Tensor]) -> list[str]:
-        """Return the name of each parameter; fast for those that were asked for last."""
-        last, names = self._last
-        if not layout.same(last, parameters):
-            names = [self.of(p)[0] for p in parameters]
-            self._last = list(parameters), names
-        return names
-
-    def _look(self) -> None:
-        model: Any = self._model
-        while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
-            model = model._modules["_orig_mod" if hasattr(model, "_orig_mod") else "module"]
-        modules = [] if model is None else list(model.named_modules())
-        number = 0
-        for path, layer in modules:
-            own = [(n, p) for n, p in layer._parameters.items() if p is not None]
-            for name, p in own:
-                if p not in self._known:  # a tied one belongs to the first that holds it
-                    self._known[p] = (f"{path}.{name}".lstrip("."), layer, number)
-            number += bool(own)

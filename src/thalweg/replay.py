@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from thalweg import layout
+from thalweg import layout, modules
 
 #: Buffers with more entries are held only where they are seen to change.
 _LARGE = 2**20
@@ -40,7 +40,7 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module | None) -> None:
-        self._layers = [layer for layer in layout.layers(model) if layer._buffers]
+        self._layers = [layer for layer in modules.layers(model) if layer._buffers]
         self._before = {
             (layer, name): (buffer, _version(buffer)) for layer, name, buffer in self._now()
         }

@@ -78,15 +78,15 @@ class SAM:
         **unknown: Never,
     ) -> None:
         checks.check(optimizer, model, method, scaler, power, unknown)
+        checks.check_flags(telemetry=telemetry, keep_backup=keep_backup)
         self.optimizer, self.model = optimizer, model
         self.rho = rho
         self._method = method or Method(power=1.0 if power is None else power)
         self.scaler, self.telemetry, self.keep_backup = scaler, telemetry, keep_backup
-        self.last, self._step = Last(), 0
+        self.last, self._step = Last(why="there was no step yet"), 0
         self._start()
         held = {group.get("rho") for group in optimizer.param_groups}
         self._rhos()
-        checks.check_filter(optimizer, self._method, self._gear.places.of)
         checks.warn_of_likely_mistakes(optimizer, model, self.rho, held)
 
     def _start(self) -> None:  # what does not go into a copy or a pickle
@@ -106,9 +106,8 @@ class SAM:
     @method.setter
     def method(self, method: Method) -> None:
         checks.check_another(method, busy=self._loops.busy)
-        checks.check_filter(self.optimizer, method, self._gear.places.of)
-        self._method = method
         self._gear.take_up(method)
+        self._method = method
 
     def passes(self) -> Iterator[Pass]:
         """Yield once for every gradient that this step needs; call ``backward()`` in each pass.
@@ -140,10 +139,11 @@ class SAM:
     def _passes(self) -> Iterator[Pass]:
         self._loops.close()
         beside.begin(self.optimizer)
-        method, rhos, self.last = self.method, self._rhos(), Last()
+        method, rhos, self.last = self.method, self._rhos(), Last(why="the first pass is not over")
         opened = gated(method.gate, self._step) if rhos else False  # None: the gradient will tell
         if opened is False and not (rhos and method.reuse):
             yield Pass(0, ascent=False, last=True)
+            self.last = Last(why="the gate was closed" if rhos else "rho is 0")
             self._end_of_step(perturbed=False)
             return
         with self._loops.open() as loop:

@@ -210,17 +210,14 @@ def check_order(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) 
         )
 
 
-def in_use(depth: int = 10) -> torch.amp.GradScaler | None:
+def in_use() -> torch.amp.GradScaler | None:
     """Return the gradient scaler that is just taking an optimizer's step, if one is.
 
-    Args:
-        depth: How many callers to look at.
-
     Returns:
-        The scaler in whose ``step`` this is called.
+        The scaler in whose ``step`` this is called, as far as ten callers tell.
     """
     frame = sys._getframe().f_back
-    for _ in range(depth):
+    for _ in range(10):
         if frame is None:
             break
         # The locals of no other frame are touched: looking at them would keep them alive.

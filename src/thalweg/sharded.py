@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from thalweg import layout
+from thalweg import layout, modules
 from thalweg.errors import ThalwegError
 
 
@@ -46,7 +46,7 @@ def reshard(model: nn.Module | None) -> None:
     Args:
         model: The module that was given to ``fully_shard``, or one that holds it.
     """
-    for layer in layout.layers(model):
+    for layer in modules.layers(model):
         if _gathers(layer):
             layer.reshard()  # type: ignore[operator]
 
@@ -64,7 +64,7 @@ def start_over(model: nn.Module | None) -> None:
         elif hasattr(layer, "reset_iter_state"):  # torch has it since 2.12
             with contextlib.suppress(RuntimeError):  # of a model that is part of a larger one
                 layer.reset_iter_state()  # type: ignore[operator]
-    for layer in layout.layers(model):
+    for layer in modules.layers(model):
         for held in _parameters(layer):
             # reset_iter_state() leaves these behind, and they would be added to later gradients.
             held.unsharded_accumulated_grad = None

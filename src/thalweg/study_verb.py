@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import sys
 import threading
 import time
@@ -17,6 +19,10 @@ from thalweg.results import ClaimRecord, ResultsFolder, Size
 Row = dict[str, Any]
 #: How many of the slowest claims are named at the end.
 _SLOWEST = 3
+#: What the times on record weigh beside those measured here, as a share of all of them.
+_TRUST = 0.05
+#: What a claim that has outrun its time is taken to need yet, as a share of what it took.
+_MORE = 0.1
 
 
 def listing(claims: Sequence[Claim]) -> list[Row]:
@@ -84,19 +90,86 @@ def run(
             }
 
 
+class Estimate:
+    """How much longer claims take: what is on record, scaled by what finished ones took here.
+
+    Args:
+        seconds: How long each claim takes on record, by its name.
+        jobs: How many are measured side by side.
+
+    Example:
+        >>> estimate = Estimate({"a": 100.0, "b": 100.0, "c": 50.0}, 1)
+        >>> estimate.finish("a", 300.0)
+        >>> estimate.left(300.0)  # three times what is on record for the other two
+        (450.0, 450.0)
+    """
+
+    def __init__(self, seconds: dict[str, float], jobs: int) -> None:
+        self._due, self._jobs, self._total = dict(seconds), jobs, sum(seconds.values())
+        self.begun: dict[str, float] = {}  # when, of each that runs
+        self._seen: list[tuple[float, float]] = []  # seconds for each on record; these
+
+    def finish(self, name: str, took: float | None) -> None:
+        """Take a claim off the list; one that was on file took nothing."""
+        expected = self._due.pop(name)
+        self.begun.pop(name, None)
+        if took is None:
+            self._total -= expected
+        elif expected:
+            self._seen.append((took / expected, expected))
+
+    def left(self, now: float) -> tuple[float, float] | None:
+        """Return the least and the most seconds that are to be expected; ``None`` if unknown."""
+        if not (self._due and self._total > 0):
+            return None
+        # Of what a finished claim took for each second on record the middle half is taken: one that
+        # went quite otherwise, or that is short, says little. The record counts as a claim, too.
+        seen = [(1.0, _TRUST * self._total), *self._seen]
+        usual = _quantile(seen, 0.5)
+        for name, begun in self.begun.copy().items():
+            expected = self._due.get(name, 0.0)
+            if now - begun > usual * expected > 0:  # is slower than that by now, already
+                seen.append(((now - begun) / expected, expected))
+        # The slower pace may end first: a claim that has outrun the faster one is given some more.
+        low, high = sorted(self._end(_quantile(seen, share), now) for share in (0.25, 0.75))
+        return low, high
+
+    def _end(self, pace: float, now: float) -> float:
+        """When the last one ends: those that run, then the longest first, wherever one is free."""
+        begun, free = self.begun.copy(), []
+        for name, at in begun.items():
+            rest = pace * self._due.get(name, 0.0) - (now - at)
+            free.append(rest if rest > 0 else _MORE * (now - at))
+        free.sort()
+        free = [0.0] * (self._jobs - len(free)) + free
+        waiting = (took for name, took in self._due.copy().items() if name not in begun)
+        for took in sorted(waiting, reverse=True):
+            heapq.heapreplace(free, free[0] + pace * took)
+        return max(free)
+
+
+def _quantile(points: list[tuple[float, float]], share: float) -> float:
+    """The least value at or below which this share of the weights lies."""
+    wanted, below = share * sum(weight for _, weight in points), 0.0
+    for value, weight in sorted(points):
+        below += weight
+        if below >= wanted:
+            return value
+    return math.nan
+
+
 class _Teller:
     """Tells what is begun and finished, and how much time is left; on a terminal as a bar."""
 
     def __init__(self, claims: Sequence[Claim], size: Size, jobs: int) -> None:
-        self._due = {claim.name: expected_seconds(claim, size) for claim in claims}
-        self._jobs, self._total = jobs, sum(self._due.values())
-        self._begun: dict[str, float] = {}
-        self._pace = 1.0  # seconds for each that was expected, on this machine
+        due = {claim.name: expected_seconds(claim, size) for claim in claims}
+        self._estimate = Estimate(due, jobs)
+        self._draws = jobs > 1 and any(due.values())  # alone, a claim has its own bar
         self._stop = threading.Event()
         self._bar: threading.Thread | None = None
 
     def __enter__(self) -> _Teller:
-        if sys.stderr.isatty() and self._total and self._jobs > 1:  # alone, a claim has its own bar
+        if sys.stderr.isatty() and self._draws:
             self._bar = threading.Thread(target=self._draw, daemon=True)
             self._bar.start()
         return self
@@ -107,48 +180,54 @@ class _Teller:
             self._bar.join()
 
     def begin(self, claim: Claim) -> None:
-        self._begun[claim.name] = time.monotonic()
+        self._estimate.begun[claim.name] = time.monotonic()
         sys.stderr.write(f"measuring {claim.name}: {claim.title}\n")
 
     def finish(self, record: ClaimRecord, *, kept: bool) -> None:
-        expected = self._due.pop(record.name)
-        self._begun.pop(record.name, None)
+        self._estimate.finish(record.name, None if kept else record.seconds)
         if kept:
-            self._total -= expected
             return
-        if expected:
-            share = expected / self._total
-            self._pace += share * (record.seconds / expected - self._pace)
-        left = f"; about {_span(self.left())} left" if self._due and self._total else ""
+        left = self._estimate.left(time.monotonic())
+        rest = f"; {between(*left)} left" if left else ""
         sys.stderr.write(
-            f"finished {record.name}: {record.verdict}, {_span(record.seconds)}{left}\n"
+            f"finished {record.name}: {record.verdict}, {_span(record.seconds)}{rest}\n"
         )
-
-    def left(self) -> float:
-        """Seconds until all are finished: the work shared out, or the longest one."""
-        now = time.monotonic()
-        each = [
-            max(self._pace * seconds - (now - self._begun.get(name, now)), 0.0)
-            for name, seconds in self._due.copy().items()
-        ]
-        return max([sum(each) / self._jobs, *each])
 
     def _draw(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+        begun = time.monotonic()
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=1.0, left="")
             while not self._stop.wait(0.5):
-                left = self.left()
-                done = 1 - left * self._jobs / max(self._pace * self._total, left * self._jobs, 1)
-                bar.update(
-                    task,
-                    description=", ".join(self._begun.copy()),
-                    completed=done,
-                    left=f"about {_span(left)} left",
-                )
+                now = time.monotonic()
+                if left := self._estimate.left(now):
+                    bar.update(
+                        task,
+                        description=", ".join(self._estimate.begun.copy()),
+                        completed=(now - begun) / (now - begun + sum(left) / 2),
+                        left=f"{between(*left)} left",
+                    )
+
+
+def between(low: float, high: float) -> str:
+    """Return two times as a range in words, or as one where they are told by the same.
+
+    Args:
+        low: Seconds.
+        high: Seconds, no fewer.
+
+    Example:
+        >>> between(150.0, 290.0), between(20.0, 20.3), between(80.0, 110.0)
+        ('2 to 5 min', 'about 20 s', '80 s to 2 min')
+    """
+    first, last = _span(low), _span(high)
+    if first == last:
+        return f"about {last}"
+    number, unit = first.split()
+    return f"{number if last.endswith(unit) else first} to {last}"
 
 
 def _span(seconds: float) -> str:

@@ -71,6 +71,8 @@ class Last:
     a star is measured with ``telemetry=True``.
 
     Attributes:
+        why: Why there is no perturbation to tell of, in words; empty where there is. Then a
+            ``grad_norm`` of NaN is that of the gradient.
         grad_norm: ‖g‖, the norm of the ascent gradient over the perturbed parameters, without the
             factor of a gradient scaler.
         perturbation_norm: ‖ε‖, the Euclidean length whatever the ball is, in parameter units,
@@ -92,6 +94,8 @@ class Last:
     Example:
         >>> Last(grad_norm=2.0, perturbation_norm=0.05)  # what was not measured is left out
         Last(moved=True, grad_norm=2, perturbation_norm=0.05, capped=0)
+        >>> Last(why="rho is 0")
+        Last(moved=False, why='rho is 0')
     """
 
     grad_norm: float | Tensor = math.nan
@@ -104,17 +108,21 @@ class Last:
     share_moved: float | Tensor = math.nan
     fidelity: float | Tensor = math.nan
     gain: float | Tensor = math.nan
+    why: str = ""
 
     def __repr__(self) -> str:
         told = [f"{k}={v:.6g}" for k, v in self.known().items()]
+        if self.why:
+            told = [f"why={self.why!r}"]
         return f"Last(moved={self.moved}, {', '.join(told)})"
 
     def known(self) -> dict[str, float]:
         """Return what was measured, as plain floats; an accelerator is waited for.
 
-        ``grad_norm`` is always there: where it is NaN, so is the gradient, or none was taken.
+        ``grad_norm`` is always there: where it is NaN, so is the gradient, or ``why`` says why not.
         """
-        values = {f.name: float(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        names = [f.name for f in dataclasses.fields(self) if f.name != "why"]
+        values = {name: float(getattr(self, name)) for name in names}
         return {k: v for k, v in values.items() if k == "grad_norm" or not math.isnan(v)}
 
     @property

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from thalweg import base, beside, checks, gradients, parameters, replay
+from thalweg import base, beside, gradients, parameters, replay, sharded, watch
 from thalweg.ascent import Context, Method, Number, SAMGradient
-from thalweg.ascent.slots import fitting, judged
+from thalweg.ascent.slots import fitting, judged, untouched
 from thalweg.gear import Gear
 from thalweg.hold import Moves
 from thalweg.memory import chosen
@@ -45,7 +44,7 @@ class Walk:
         self._size: Number = 0.0  # finite where all ascent gradients so far are
         self._ascents, self._moved = 0, False
         self._passes: list[Pass] = []
-        self.last, self.opened = Last(), True
+        self.last, self.opened = Last(why="the first pass is not over"), True
 
     def passes(self, opened: bool | None) -> Iterator[Pass]:
         """Yield the passes of a step, and do what is due before and after each.
@@ -59,6 +58,7 @@ class Walk:
             yield self._pass(last=True)  # the base optimizer may get this gradient as it is
             self.opened = opened is None and self._judge()
             if not self.opened:
+                self.last = Last(why="the gate was closed")
                 self._reuse()
                 return
             self.climb()
@@ -171,7 +171,9 @@ class Walk:
     def finish(self) -> None:
         """After the last pass, while the weights are uphill: give the base optimizer its due."""
         gear, method, both = self._gear, self._method, self._both
-        checks.check_descent(self._trained)
+        sharded.check_reduced(self._trained)
+        if self._trained and all(p.grad is None for p in self._trained):
+            gear.watch.say("no gradient", watch.NOTHING_TO_DESCEND)
         if both is not None:
             if len(method.points) > 1:
                 both.average(self._sums, len(method.points))
@@ -221,11 +223,15 @@ class Walk:
         method, gear = self._method, self._gear
         groups, found = base.climbing(self._rhos, method)
         if not groups:
-            return Last(grad_norm=0.0 if self._rhos else math.nan), []
+            if method.looks and any(chosen for _, chosen in self._rhos):
+                gear.watch.say("no gradient", watch.NOTHING_TO_CLIMB)
+            return Last(grad_norm=0.0) if self._rhos else Last(why="rho is 0"), []
         scale = gear.scaling.scale(self._trained) if method.looks else None
         gear.weights.restore()  # parts see w, wherever the gradient was taken
         held = [p for _, some in groups for p in some]
-        last, moves = base.moves(method, groups, found, scale, self._context(held, point))
+        parts = [part for part in (method.direction, method.mask, method.ball) if part is not None]
+        with untouched(parts, [*found, *held]):
+            last, moves = base.moves(method, groups, found, scale, self._context(held, point))
         if gear.telemetry:  # looks at ε again when the weights, of which it may be made, have moved
             whole = [(some, list(direction), factor) for some, direction, factor in moves]
             last, moves = base.measured(last, moves), whole

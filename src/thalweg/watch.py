@@ -19,11 +19,23 @@ from thalweg.telemetry import Last, measured, read
 
 #: Steps over which a warning is thought over.
 _WINDOW = 50
+#: Windows in which training must begin to lower the loss.
+_PATIENCE = 4
 #: A mean loss rise below this share of the batch noise is lost in it.
 _LOST = 0.01
 #: A perturbation that leads less than this share of the way that was meant is another one. Of its
 #: cosine nothing is asked: rounding that is only noise makes it low, and does no harm.
 FAITHFUL = 0.9
+
+#: Of a pass without gradients, by which the method or the base optimizer has nothing to do.
+NOTHING_TO_CLIMB = (
+    "no parameter of the optimizer got a gradient in the first pass, so nothing is perturbed: call "
+    "backward() in every pass, on a loss of the parameters that the optimizer was given"
+)
+NOTHING_TO_DESCEND = (
+    "no parameter of the optimizer got a gradient in the last pass, so its step will do nothing: "
+    "call backward() in every pass"
+)
 
 
 class Watch:
@@ -43,6 +55,7 @@ class Watch:
         self._moves: Moves = []
         self._looked = False
         self._window: deque[tuple[Any, Any, Any]] = deque(maxlen=_WINDOW)
+        self._means: list[float] = []
         self._said: set[str] = set()
 
     def moved(self, last: Last, moves: Moves) -> Last:
@@ -172,6 +185,17 @@ class Watch:
                 f"rho is too small to matter here: over the last {_WINDOW} steps the loss changes "
                 f"by {rise:.2g} from w to w + ε, and differs by {noise:.2g} from batch to batch; "
                 "use a larger rho, or none",
+            )
+        self._means.append(sum(losses) / len(losses))
+        fall = self._means[0] - self._means[-1]
+        stands = fall < 2 * noise * math.sqrt(2 / _WINDOW)  # twice the standard error
+        # Where all outputs have become alike, the gradients agree, and no cosine tells.
+        if len(self._means) == _PATIENCE and stands and rise > noise:
+            self.say(
+                "stalled",
+                f"rho is likely too large here: the loss has not fallen in {self._steps} steps, "
+                f"and changes by {rise:.2g} from w to w + ε, but by {noise:.2g} from batch to "
+                "batch; unless this model was trained before, use a tenth of that rho",
             )
 
     def say(self, what: str, message: str) -> None:

@@ -221,3 +221,12 @@ def test_a_product_that_is_not_finite_is_an_error():
     product = hessian_vector_product(lambda: (w.abs() ** 1.5).sum(), [w])
     with pytest.raises(ThalwegError, match="the product must be finite, got inf or nan"):
         spectrum(product)
+
+
+@pytest.mark.parametrize("bad", [None, "x", {}, [[1.0], [1.0, 2.0]]])
+def test_a_grid_is_made_of_numbers(bad):
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    density = Density(ends, torch.tensor([0.8, 0.2]).double(), 0.2, 0.0, 10, 2)
+    for read in (density.cumulative, lambda grid: density.on(grid, width=0.1)):
+        with pytest.raises(ThalwegError, match=r"^grid must be a tensor or a list of numbers, got"):
+            read(bad)

@@ -93,3 +93,8 @@ def test_a_direction_takes_the_dtype_of_the_weights():
         (found,) = fitting("first", torch.ones(4, dtype=given), [torch.ones(2, 2, dtype=weights)])
         assert found.dtype == weights
         assert found.shape == (2, 2)
+
+
+def test_directions_are_of_a_model():
+    with pytest.raises(ThalwegError, match=r"^model must be a torch\.nn\.Module, got \[\]$"):
+        filter_normalized([])

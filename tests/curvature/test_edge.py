@@ -44,7 +44,7 @@ def test_the_edge_is_that_of_the_settings(base, expected):
         (two_groups(dampening=0.1), "differ in dampening"),
         (two_groups(maximize=True), "differ in maximize"),
         (sgd(maximize=True), "maximize is set"),
-        (sgd(momentum=1.0), "momentum must be < 1"),
+        (sgd(momentum=1.0), "momentum must be >= 0 and < 1"),
         (sgd(weight_decay=30.0), "weight_decay must be"),
         (lambda ps: torch.optim.SGD(ps, lr=0.0), "eta must be > 0"),
     ],

@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from thalweg import ThalwegError
-from thalweg.curvature import lambda_max, line, on_batch, over, plane, sharpness, trace
+from thalweg.curvature import frozen, lambda_max, line, on_batch, over, plane, sharpness, trace
 from thalweg.curvature.setting import examples, turned
 
 
@@ -19,6 +19,9 @@ from thalweg.curvature.setting import examples, turned
             "batches must be something to go through again.*list_iterator",
         ),
         (lambda: None, "batches must be something to go through again.* got NoneType"),
+        (lambda: nets.digits(4)[0], "batches must be .* got Tensor: pass a list of batches"),
+        (lambda: {"x": torch.ones(1)}, "batches must be something to go through again.* got dict"),
+        (lambda: "text", "batches must be something to go through again.* got str"),
         (lambda: (b for b in nets.batches()), "batches must be something to go through again"),
         (lambda: zip(*nets.digits(4), strict=True), "batches must be something to go through"),
         (list, "batches must hold at least one batch, got none"),
@@ -139,9 +142,47 @@ each_measure = pytest.mark.parametrize("how", MEASURES)
 @each_measure
 def test_what_is_no_model_or_no_loss_is_named(how):
     model, _, _ = nets.known("mlp")
-    for bad in ((None, nets.loss_of), (model, None), (3, nets.loss_of)):
-        with pytest.raises(ThalwegError, match="model and loss_of must be a module and a function"):
-            MEASURES[how](*bad)
+    for bad in (None, 3, torch.nn.Linear, [model]):
+        with pytest.raises(ThalwegError, match=r"^model must be a torch\.nn\.Module, got"):
+            MEASURES[how](bad, nets.loss_of)
+    of_outputs = (torch.nn.MSELoss(), torch.nn.MSELoss, functional.mse_loss)
+    for bad in (None, "mse", *of_outputs, lambda model: 1.0, lambda model, x, y: 1.0):
+        told = r"^loss_of must be a function of a model and a batch .*: write lambda model, batch:"
+        with pytest.raises(ThalwegError, match=told):
+            MEASURES[how](model, bad)
+
+
+@each_measure
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"dtype": "float64"}, r"^dtype must be a floating-point type .*, or None, got 'float64'$"),
+        ({"dtype": torch.int64}, r"^dtype must be a floating-point type .* got torch\.int64$"),
+        ({"dtype": 0.5}, r"^dtype must be a floating-point type"),
+        ({"training": "eval"}, r"^training must be True, False or None, got 'eval'$"),
+        ({"training": 0}, r"^training must be True, False or None, got 0$"),
+    ],
+)
+def test_bad_settings_are_named(how, settings, said):
+    model, _, _ = nets.known("mlp")
+    with pytest.raises(ThalwegError, match=said):
+        MEASURES[how](model, nets.loss_of, **settings)
+
+
+@pytest.mark.parametrize("how", [how for how in MEASURES if how != "on_batch"])
+def test_progress_is_told_to_a_function(how):
+    model, _, _ = nets.known("mlp")
+    for bad in (True, "bar", lambda: None):
+        told = r"^progress must be a function of the number done, or None, got .*: pass one such"
+        with pytest.raises(ThalwegError, match=told):
+            MEASURES[how](model, nets.loss_of, progress=bad)
+
+
+def test_a_mode_of_its_own_is_looked_at_when_the_block_begins():
+    with pytest.raises(ThalwegError, match=r"^training must be .* got 'train'"):
+        frozen(torch.nn.Linear(1, 1), "train").__enter__()
+    with pytest.raises(ThalwegError, match=r"^model must be a torch\.nn\.Module, got None"):
+        frozen(None).__enter__()
 
 
 @each_measure

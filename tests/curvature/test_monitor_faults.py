@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_runs import half_squares, pair, small, train, watched
 from torch import nn
+from torch.nn import functional
 
 from thalweg import SAM, ThalwegError
 from thalweg.curvature.monitor import Monitor
@@ -126,7 +127,15 @@ def bad_sam(**changed):
     [
         (lambda: Monitor(torch.optim.SGD(small().parameters(), lr=1), print, 1), "sam must be"),
         (lambda: Monitor(bad_sam(model=None), print, 1), "sam must have a model"),
-        (lambda: Monitor(bad_sam(), nn.MSELoss, pair(), every=0), "every must be a whole"),
+        (lambda: Monitor(bad_sam(), print, pair(), every=0), "every must be a whole"),
+        (
+            lambda: Monitor(bad_sam(), nn.MSELoss(), pair()),
+            r"got MSELoss\(\): write lambda model",
+        ),
+        (lambda: Monitor(bad_sam(), nn.MSELoss, pair()), "loss_of must be a function of a model"),
+        (lambda: Monitor(bad_sam(), functional.mse_loss, pair()), "loss_of must be a function of"),
+        (lambda: Monitor(bad_sam(), print, pair(), trace="no"), "trace must be True or False"),
+        (lambda: Monitor(bad_sam(), print, pair(), to=nn.Linear), "got the class Linear: write Li"),
         (lambda: Monitor(bad_sam(), 3, pair()), "loss_of must be a function"),
         (lambda: Monitor(bad_sam(), print, pair(), share=0), "share must be"),
         (lambda: Monitor(bad_sam(), print, pair(), share=2), "below 1, got 2: pass 0.05"),

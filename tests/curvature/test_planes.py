@@ -219,3 +219,24 @@ def test_other_things_that_do_not_fit():
     model.gradient = 0 * model.gradient
     with pytest.raises(ThalwegError, match="the gradient must not be 0, or SAM has no direction"):
         line(model, value, BATCHES)
+
+
+@pytest.mark.parametrize("bad", [None, 1.0, "x", [], [1.0, 2.0]])
+def test_what_is_no_direction_is_named(bad):
+    model = Quadratic(CURVED)
+    for make, name in (
+        (lambda: plane(model, value, BATCHES, bad, V), "first"),
+        (lambda: plane(model, value, BATCHES, U, bad), "second"),
+        (lambda: plane(model, value, BATCHES, U, V, moves=[bad]), "each of moves"),
+        (lambda: line(model, value, BATCHES, bad or "x"), "direction"),
+    ):
+        with pytest.raises(ThalwegError, match=f"^{name} must be one tensor for each parameter"):
+            make()
+    with pytest.raises(ThalwegError, match=r"^moves must be a list of directions, got 3$"):
+        plane(model, value, BATCHES, U, V, moves=3)
+
+
+@pytest.mark.parametrize("bad", [0.5, "0.5"])
+def test_coordinates_are_a_list(bad):
+    with pytest.raises(ThalwegError, match=r"^at must be a list of numbers, got"):
+        line(Quadratic(CURVED), value, BATCHES, at=bad)

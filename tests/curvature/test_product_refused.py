@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 from thalweg import ThalwegError, layout
-from thalweg.curvature import gauss_newton_vector_product, hessian_vector_product, on_batch
+from thalweg.curvature import (
+    gauss_newton_vector_product,
+    hessian_vector_product,
+    lambda_max,
+    on_batch,
+    smallest_eigenvalue,
+    spectrum,
+    top_eigenvalues,
+    trace,
+)
 
 each_kind = pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
 W = torch.ones(2, requires_grad=True)
@@ -113,3 +122,42 @@ def test_a_shared_weight_counts_once():
     assert product.size == 9
     with pytest.raises(ThalwegError, match="got one of them twice: pass list"):
         hessian_vector_product(lambda: (model(x) ** 2).mean(), [one.weight, two.weight])
+
+
+@pytest.mark.parametrize("loss", [1.0, None, "x", [W], nn.Linear, lambda outputs, more: more])
+def test_what_is_no_function_is_named(loss):
+    with pytest.raises(ThalwegError, match=r"^loss must be a function of nothing .*: write lambda"):
+        hessian_vector_product(loss, [W])
+    with pytest.raises(ThalwegError, match=r"^loss must be a function of outputs .*: write lambda"):
+        gauss_newton_vector_product(lambda: W**2, loss, [W])
+    with pytest.raises(ThalwegError, match=r"^outputs must be a function of nothing that returns"):
+        gauss_newton_vector_product(loss, torch.sum, [W])
+
+
+def test_outputs_without_a_graph_are_named():
+    for outputs in (lambda: None, lambda: W.detach()):
+        with pytest.raises(ThalwegError, match="outputs must depend on the parameters, got"):
+            gauss_newton_vector_product(outputs, torch.sum, [W])
+
+
+def test_a_loss_whose_graph_is_gone_is_named():
+    loss = (W**3).sum()
+    loss.backward()
+    W.grad = None
+    with pytest.raises(ThalwegError, match=r"got one whose graph a backward\(\) has freed: "):
+        hessian_vector_product(loss, [W])
+
+
+def test_a_complex_loss_is_named():
+    with pytest.raises(ThalwegError, match=r"one number, got torch\.complex64: take its modulus"):
+        hessian_vector_product((W + 1j).sum(), [W])
+
+
+@pytest.mark.parametrize("measure", [lambda_max, smallest_eigenvalue, spectrum, trace])
+@pytest.mark.parametrize("bad", [None, (W**2).sum(), lambda: W.sum(), nn.Linear(1, 1), [W], "x"])
+def test_what_is_no_product_is_named(measure, bad):
+    said = r"^product must be what hessian_vector_product\(\) gives, got .*: write hessian_vector_p"
+    with pytest.raises(ThalwegError, match=said):
+        measure(bad)
+    with pytest.raises(ThalwegError, match=said):
+        top_eigenvalues(bad, 1)

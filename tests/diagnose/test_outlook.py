@@ -39,6 +39,8 @@ def test_edges_are_those_of_the_theory(name):
         assert one.edge == theory.edge(0.05, rho, 0.5, power, **given)
         assert one.ratio == 20.0 / one.edge
         largest = theory.largest_stable_rho(0.05, 20.0, 0.5, power, **given)
+        lr = theory.edge(one.largest_lr, rho, 0.5, power, **given)
+        assert lr == pytest.approx(20.0)
         assert one.largest_rho == largest
         at_limit = theory.edge(0.05, largest, 0.5, power, **given)
         assert at_limit == pytest.approx(20.0)
@@ -55,6 +57,7 @@ def test_a_minimum_that_the_optimizer_leaves_has_no_limit_and_no_bounce():
     found = outlook.edges(m, 0.05)
     assert all(one.largest_rho is None and one.bounce is None for one in found)
     assert found[0].ratio > 1
+    assert found[0].largest_lr < 0.05
     rows = {row.name: row for row in told(m)}
     assert "itself leaves" in rows["USAM's threshold"].meaning
     assert "beyond it" in rows["GD"].meaning
@@ -64,6 +67,7 @@ def test_where_nothing_bends_upwards_there_is_no_minimum():
     rows = {row.name: row for row in told(with_(lambda_max=-1.0))}
     assert rows["USAM's threshold"].value == "none"
     assert "SAM: bounce" not in rows
+    assert "largest lr" not in rows
 
 
 def test_decay_that_overshoots_alone_has_no_edge():
@@ -87,6 +91,7 @@ def test_optimizers_that_scale_by_themselves_get_no_edge():
     assert base.missing
     m = with_(base=base)
     assert all(one.edge is None and one.bounce is None for one in outlook.edges(m, 0.1))
+    assert "largest lr" not in {row.name for row in told(m)}
     rows = [row for row in told(m) if row.part.startswith("Edges")]
     assert len(rows) == 1
     assert "AdamW scales" in rows[0].meaning
@@ -171,16 +176,44 @@ def test_one_batch_is_one_and_has_no_noise():
 
 def test_a_lower_end_before_the_scan_is_told():
     rows = {row.name: row for row in told(with_(lower=RHO[0] / 2))}
-    assert "the scan begins at 0.01" in rows["lower end"].meaning
+    assert "scanned from 0.01" in rows["lower end"].meaning
     assert "scan" not in {row.name: row for row in told(MEASURED)}["lower end"].meaning
 
 
-def test_momentum_is_named_beside_the_edge_of_gd():
-    def gd(m):
-        return {row.name: row for row in told(m)}["GD"].meaning
+def test_momentum_is_named_above_the_edges():
+    def part(m):
+        return {row.name: row for row in told(m)}["GD"].part
 
-    assert gd(MEASURED).endswith("with momentum 0.9, as those below")
-    assert "momentum" not in gd(with_(base=BASES["plain"]))
+    assert part(MEASURED) == "Edges at rho = 0.1, momentum 0.9"
+    assert part(with_(base=BASES["plain"])) == "Edges at rho = 0.1"
+
+
+def test_what_is_wanted_first_comes_first():
+    base = base_step(torch.optim.SGD([torch.zeros(1)], lr=0.08, momentum=0.9, dampening=0.5))
+    m = with_(base=base)
+    first, second, *_ = told(m)
+    assert (first.name, first.value, second.name) == ("rho", "0.1", "largest lr")
+    # Half of a step is dampened: the largest lr is twice the largest step size.
+    lr = [2 * theory.largest_stable_eta(rho, 20.0, 0.5, 1.0, 0.9) for rho in (0.1, 0.0)]
+    assert second.value == f"{lr[0]:.3g}"
+    assert second.meaning == f"now 0.08; above, steps grow (without SAM {lr[1]:.3g})"
+    (row,) = (row for row in told(m, asked=0.3) if row.name == "largest lr")
+    assert row.meaning.startswith("at rho = 0.3: now 0.08; ")
+    parts = [row.part.split(",")[0] for row in told(m)]
+    assert list(dict.fromkeys(parts)) == [
+        "Recommended",
+        "Along SAM's direction",
+        "Edges at rho = 0.1",
+        "Measured",
+        "What rho would become",
+    ]
+
+
+def test_what_rho_becomes_at_another_width_is_one_row():
+    rows = {row.name: row for row in told(MEASURED)}
+    assert [name for name in rows if "width" in name] == ["width × 4"]
+    assert rows["width × 4"].value == "0.2"
+    assert rows["width × 4"].meaning == "a first layer's ball; hidden 0.1, last 0.05"
 
 
 def test_a_power_above_one_is_told_to_need_a_cap():
@@ -191,8 +224,8 @@ def test_a_power_above_one_is_told_to_need_a_cap():
 
 def test_the_spectrum_is_told():
     rows = {row.name: row for row in told(MEASURED)}
-    assert rows["spectrum"].value == "4"
-    assert "λ_max is 5 times that" in rows["spectrum"].meaning
+    assert rows["eigenvalues"].value == "4"
+    assert "λ_max is 5 times it" in rows["eigenvalues"].meaning
     assert rows["negative"].value == "0 %"  # -.1 is no farther from 0 than a hundredth of 20
     lower = with_(spectrum=Spectrum((-0.3, 0.0, 20.0), (0.25, 0.74, 0.01)))
     assert {row.name: row for row in told(lower)}["negative"].value == "25 %"

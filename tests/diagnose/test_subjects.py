@@ -67,7 +67,7 @@ def test_the_start_is_weighed_alike():
     both = [untrained_loss(model, subjects.loss_of, [batch], None, 0)[0] for batch in batches]
     found, origin = untrained_loss(model, subjects.loss_of, batches, None, 0)
     assert found == pytest.approx((15 * both[0] + both[1]) / 16, rel=1e-6)
-    assert "begin anew" in origin
+    assert "begun anew" in origin
 
 
 def test_the_noise_scale_of_batches_of_several_sizes():
@@ -203,10 +203,9 @@ def test_what_takes_no_gradient_is_not_moved():
 class Odd(nn.Module):
     """A layer of one's own, whose ``reset_parameters`` is not torch's."""
 
-    def __init__(self, error=None):
+    def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(64, 10) / 64)
-        self.error = error
 
     def reset_parameters(self, std):
         raise AssertionError

@@ -47,6 +47,16 @@ def test_the_table_tells_all(script, monkeypatch, capsys, target):
     assert said.count("λ_max is") == str(found).count("λ_max is")  # the table stands there once
 
 
+def test_it_fits_a_screen(script, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    run("own_script:build")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Recommended"
+    assert lines[1].startswith("  rho ")
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 80
+
+
 def test_json_and_page(script, capsys):
     run("own_script:build", json_=True, out=script / "deep" / "out", train=2)
     printed = json.loads(capsys.readouterr().out)

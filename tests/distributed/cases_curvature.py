@@ -7,6 +7,7 @@ import copy
 import re
 import unittest.mock
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -263,13 +264,19 @@ def unequal_shares_count_by_their_examples():
     assert abs(rise / sharpness(plain, loss_of, [whole], 0.3).rise - 1) < 1e-10
 
 
-@case()
-def a_group_averages_a_loss_of_ones_own():
-    own, whole = pair()
+@case(of=("hessian", "gauss_newton"))
+def a_group_averages_a_loss_of_ones_own(of):
     model = net(dtype=torch.float64)
-    parameters = list(model.parameters())
-    split = hessian_vector_product(lambda: loss_of(model, own), parameters, group=dist.group.WORLD)
-    alone = hessian_vector_product(lambda: loss_of(model, whole), parameters)
+
+    def product(data, group=None):
+        held = {"parameters": list(model.parameters()), "group": group}
+        if of == "hessian":
+            return hessian_vector_product(lambda: loss_of(model, data), **held)
+        x, y = data
+        of_outputs = partial(nn.functional.mse_loss, target=y)
+        return curvature.gauss_newton_vector_product(lambda: model(x), of_outputs, **held)
+
+    split, alone = (product(*a) for a in zip(pair(), (dist.group.WORLD, None), strict=True))
     vector = torch.ones(alone.size, dtype=torch.float64)
     torch.testing.assert_close(split(vector), alone(vector), rtol=1e-10, atol=1e-12)
 

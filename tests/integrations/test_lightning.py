@@ -208,7 +208,7 @@ DEVICES = [
         "cuda",
         marks=[
             pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator (CUDA)"),
         ],
     ),
 ]

@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import quad
 
 from thalweg import theory
-from thalweg.lab.claims import drift_speed
+from thalweg.lab.claims import drift, drift_speed
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
@@ -54,3 +54,16 @@ def test_the_drift_with_momentum_has_one_law_and_other_cycles_beside_it():
     assert "cycles of 4 steps" in cycle.what
     assert 0.86 < float(cycle.measured.split()[0]) < 0.89
     assert axes[0].layers
+
+
+@pytest.mark.parametrize(
+    ("eta", "rho", "start"), [(0.1, 0.1, (1.0, 61**0.5)), (0.4, 0.1, (2.0, 40**0.5))]
+)
+def test_the_marks_of_theory_lie_where_the_paths_end(eta, rho, start):
+    _, (paths, _), _ = drift._ends({"every": 4}, eta, rho, start, (5000, 1500), "log_cosh")
+    _, marks, *_ = paths.layers
+    assert (marks.role, marks.dash) == ("theory", True)
+    ends = [line.y[0] ** 2 for line in paths.layers[-4:]]
+    # As near as the checks of the claim ask for: the stops are of leading order in η.
+    assert [y**2 for y in marks.y[::3]] == pytest.approx(ends, abs=2 * eta)
+    assert ends == sorted(ends, reverse=True)

@@ -125,3 +125,22 @@ def test_what_is_observed(net):
 def test_bad_input(make, told):
     with pytest.raises(ThalwegError, match=told):
         make()
+
+
+@pytest.mark.parametrize(
+    ("origin", "told"),
+    [
+        ("final", r"under 'weight1', one for each seed, got 'final': pass the final of a run"),
+        ({}, r"origin must have rows of shape \(10, 40\) under 'weight1'.* got \{\}"),
+        ({"weight1": np.zeros((2, 3, 3))}, r"got .*shape \(2, 3, 3\)|got array"),
+    ],
+)
+def test_an_origin_is_the_end_of_a_run_of_the_same_network(origin, told):
+    with pytest.raises(ThalwegError, match=told):
+        TanhMLP(7, origin=origin)
+
+
+def test_an_origin_has_a_row_for_every_seed():
+    final = simulate(TanhMLP(7), eta=0.1, seed=[0, 1], steps=0).final
+    with pytest.raises(ThalwegError, match=r"seed must be the number of a row .* 0 to 1, got 2$"):
+        TanhMLP(7, origin=final).start(torch.tensor([2, 0]))

@@ -158,3 +158,9 @@ def test_observers_are_values_and_the_base_class_observes_nothing():
     assert Final("distance") == Final("distance", every=1)
     with pytest.raises(NotImplementedError):
         run({"a": Observer("distance", every=100)})
+
+
+@pytest.mark.parametrize("quantity", [None, 3, Final])
+def test_an_observer_has_the_name_of_a_quantity(quantity):
+    with pytest.raises(ThalwegError, match=r"^quantity must be the name of something that the"):
+        Final(quantity)

@@ -7,6 +7,7 @@ import torch
 
 from thalweg import ThalwegError
 from thalweg.lab import Digits, Problem, Quadratic, SingleNeuron, simulate
+from thalweg.lab.problems import Quartic
 
 SEEDS = torch.tensor([0, 1, 1, 7])
 LINKS = {
@@ -104,10 +105,14 @@ def test_quadratic():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Quadratic([]), "there must be one"),
+        (lambda: Quadratic([]), r"eigenvalues must be a list of numbers, at least one, got \[\]"),
+        (lambda: Quadratic(4), r"^eigenvalues must be a list of numbers, .* got 4: write \[4\]$"),
+        (lambda: Quadratic([1.0], start=5), r"^start must be a list .* got 5: write \[5\]$"),
+        (lambda: Quadratic([[1.0], [2.0]]), r"each of eigenvalues must be .*, got \[1\.0\]"),
+        (lambda: Quartic("2"), r"^start must be a finite number, got '2' \(pass a number"),
         (lambda: Quadratic([1.0], start=[1.0, 2.0]), "2 numbers for 1 eigenvalues"),
-        (lambda: Quadratic([math.nan]), "eigenvalue must be a finite number, got nan"),
-        (lambda: Quadratic(["1"]), "eigenvalue must be a finite number"),
+        (lambda: Quadratic([math.nan]), "eigenvalues must be a finite number, got nan"),
+        (lambda: Quadratic(["1"]), "eigenvalues must be a finite number"),
         (lambda: Quadratic([1.0], start=[math.inf]), "start must be a finite number"),
         (lambda: SingleNeuron("tanh"), 'loss must be "log_cosh" or "sqrt"'),
         (lambda: SingleNeuron(start=(1.0, math.nan)), "start must be a finite number"),
@@ -116,7 +121,7 @@ def test_quadratic():
         (lambda: Digits(n_train=60.0), "n_train must be a whole number"),
         (lambda: Digits(n_train=1796), "at most 1795 of 1797"),
         (lambda: Digits(label_noise=-0.1), "label_noise must be a finite number >= 0"),
-        (lambda: Digits(label_noise=1.1), "a share from 0 to 1, got 1.1"),
+        (lambda: Digits(label_noise=1.1), "label_noise must be .* <= 1, got 1.1"),
         (lambda: Digits(label_noise=math.nan), "label_noise must be a finite number"),
         (lambda: Digits(batch_size=0), "batch_size must be a whole number >= 1"),
         (lambda: Digits(n_train=50, batch_size=51), "at most n_train=50, got 51"),
@@ -159,3 +164,67 @@ class Lossless(Problem):
 def test_a_problem_that_lacks_something_is_told_what(problem, told):
     with pytest.raises(ThalwegError, match=told):
         simulate(problem, eta=0.1, steps=1)
+
+
+class Own(Problem):
+    """A problem of one's own, all of it right."""
+
+    quantities = ("w",)
+
+    def start(self, seeds):
+        return {"w": torch.ones(len(seeds), 2, dtype=self.dtype)}
+
+    def loss(self, params, batch=None):
+        return (params["w"] ** 2).sum(-1)
+
+    def observe(self, params, seeds):
+        return {"w": params["w"][:, 0]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"start": lambda self: {}}, r"Own\.start must be called with \(seeds\)"),
+        ({"start": lambda self, seeds: {}}, r"Own\.start\(\) must return a dict .* an empty one"),
+        ({"loss": lambda self, params: None}, r"write def loss\(self, params, batch=None\)$"),
+        (
+            {"loss": lambda self, params, batch=None: params["w"].detach()[:, 0]},
+            r"Own\.loss\(\) must depend on the parameters, got one without a graph: make it",
+        ),
+        ({"observe": lambda self, params, seeds: None}, r"Own\.observe\(\) must return a dict"),
+        ({"quantities": "w"}, r"Own\.quantities must be a tuple of names such as .* got 'w'$"),
+        ({"dtype": "float64"}, r"Own\.dtype must be a floating-point type .* got 'float64'$"),
+        ({"dtype": torch.int64}, r"Own\.dtype must be a floating-point type .* got torch\.int64$"),
+        ({"stream": lambda self, seeds: 5}, r"Own\.stream\(\) must return a function .* got 5$"),
+        (
+            {"final_loss": lambda self, params, seeds: 1.0},
+            r"Own\.final_loss\(\) must be one number per cell",
+        ),
+        (
+            {"gradient": lambda self, params, batch=None: None},
+            r"Own\.gradient\(\)\['w'\] must be a tensor like the parameter, \(3, 2\) of .* None$",
+        ),
+        (
+            {"gradient": lambda self, params, batch=None: {"w": params["w"][:, :1]}},
+            r"got \(3, 1\) of torch\.float64$",
+        ),
+        (
+            {"gradient": lambda self, params, batch=None: {"w": params["w"].float()}},
+            r"got \(3, 2\) of torch\.float32$",
+        ),
+    ],
+)
+def test_a_problem_of_ones_own_is_looked_at_before_the_first_step(wrong, told):
+    own = type("Own", (Own,), wrong)
+    with pytest.raises(ThalwegError, match=told):
+        simulate(own(), eta=[0.1, 0.2, 0.3], rho=0.1, steps=3)
+
+
+def test_a_parameter_that_the_loss_does_not_see_stays():
+    class Spare(Own):
+        def start(self, seeds):
+            return {**super().start(seeds), "v": torch.ones(len(seeds), dtype=self.dtype)}
+
+    final = simulate(Spare(), eta=0.1, rho=0.1, steps=5).final
+    assert final["v"] == 1
+    assert (final["w"] < 1).all()

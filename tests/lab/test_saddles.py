@@ -25,14 +25,15 @@ def test_the_gradient_of_the_saddle():
     [
         (-1.0, [-1.0], "up must be"),
         (0.0, [-1.0], "up must be"),
-        (1.0, [1.0], "down must be at least one number below 0"),
-        (1.0, [-1.0, 0.0], "down must be at least one number below 0"),
-        (1.0, [], "down must be at least one number below 0"),
+        (1.0, [1.0], r"down must be numbers below 0, got \[1\.0\]: at a saddle"),
+        (1.0, [-1.0, 0.0], "down must be numbers below 0"),
+        (1.0, [], r"^down must be a list of numbers, at least one, got \[\]$"),
+        (1.0, -1.0, r"^down must be a list .*, got -1\.0: write \[-1\.0\]$"),
     ],
 )
 def test_what_is_no_saddle_is_refused(up, down, match):
     with pytest.raises(ThalwegError, match=match):
-        Saddle(up, down, [[1.0] * (1 + len(down))])
+        Saddle(up, down, [[1.0] * (1 + len(down))] if isinstance(down, list) else [[1.0]])
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])

@@ -151,7 +151,7 @@ def test_compiled_it_is_the_same_up_to_rounding():
     if not has_compiler():
         if os.environ.get("THALWEG_CI") == "1":
             pytest.fail("no C++ compiler was found, and THALWEG_CI=1 asks for one")
-        pytest.skip("no C++ compiler (g++ or clang++) on this machine")
+        pytest.skip("needs a C++ compiler (g++ or clang++)")
     settings = {"eta": [0.1, 0.3], "rho": 0.1, "power": 1.0, "steps": 250}
     eager = simulate(NEURON, **settings, compile=False)
     torch._dynamo.reset()
@@ -281,6 +281,13 @@ def test_a_problem_of_the_wrong_form_is_told_of_at_once(wrong, told):
         ({"problem": Quadratic}, r"problem must be an instance .* got <class"),
         ({"observe": ["distance"]}, r"observe must map names to observers"),
         ({"device": "nowhere"}, r"device must be one that torch can use, got 'nowhere'"),
+        ({"device": 0.5}, r"device must be one that torch can use, got 0\.5"),
+        ({"momentum": 1}, r"momentum must be a finite number >= 0 and < 1, got 1"),
+        ({"nesterov": "yes"}, r"nesterov must be True or False, got 'yes'"),
+        ({"decoupled": 1}, r"decoupled must be True or False, got 1"),
+        ({"lengths": None}, r"lengths must be True or False, got None"),
+        ({"compile": "no"}, r"compile must be True, False or None, got 'no'"),
+        ({"progress": True}, r"progress must be a label or None, got True"),
     ],
 )
 def test_what_cannot_be_simulated_is_told_of(arguments, told):

@@ -76,9 +76,12 @@ def test_measured_once_then_kept(run, folder):
     assert begun == [tiny()]  # told of what is measured, not of what is kept
     assert (folder().path / "tiny.json").read_bytes() == before
     manifest = folder().manifest
-    assert manifest["order"] == [*(claim.name for claim in CLAIMS), "tiny"]
+    shipped = [claim.name for claim in CLAIMS]
+    assert (manifest["order"], manifest["shipped"]) == ([*shipped, "tiny"], shipped)
     assert manifest["versions"]["tiny"]["torch"] == torch.__version__
     assert set(manifest["seconds"]) == {"tiny"}
+    run(tiny(shipped[0]))  # which is one of them by its name alone
+    assert folder().manifest["shipped"] == shipped[1:]
 
 
 def test_the_record_is_the_claim_and_its_evidence(run, folder):

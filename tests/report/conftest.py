@@ -76,10 +76,13 @@ def records():
     ]
     four = Chart([phase(f"p = {p}") for p in (0, 0.25, 0.5, 1)], "Four maps, one scale")
     two = Chart([phase("loss"), phase("other", label="λ", high=2.0), bands()], "Two scales")
+    z = [[0, 1, None], [1, 1, None], [0, 0, 1]]
+    kinds = Heat([0.5, 1.0, 1.5], FLOOR, z, "state", 0, 2, ["rest", HOSTILE, "nowhere"])
+    states = Chart([Axes("States", "eta", "rho", [kinds], y_log=True), phase("loss")], "States")
     return [
         claim("edge", checks=checks, charts=[four], settings={"eta": {"low": 0.1, "n": [1, 2]}}),
         claim("drift", verdict="open", charts=[Chart([valley()], "Caption " + HOSTILE), two]),
-        claim("reverse", verdict="does not hold", statement="Statement " + HOSTILE),
+        claim("reverse", verdict="does not hold", statement=HOSTILE, charts=[states]),
         claim("agreed", verdict="does not hold", expected="does not hold", settings={"s": HOSTILE}),
     ]
 
@@ -89,5 +92,9 @@ def folder(tmp_path, records):
     results = ResultsFolder.create(tmp_path / "results", size="quick")
     for record in records:
         results.write(record)
-    results.write_manifest(versions={"torch": "2.13.0"}, command="thalweg study " + HOSTILE)
+    results.write_manifest(
+        versions={"torch": "2.13.0"},
+        command="thalweg study " + HOSTILE,
+        shipped=[record.name for record in records],
+    )
     return results.path

@@ -34,7 +34,7 @@ def browse(tmp_path):
     if program is None and os.environ.get("THALWEG_CI") == "1":
         pytest.fail("chromium is not installed, and THALWEG_CI=1 wants this test to run")
     if program is None:
-        pytest.skip("chromium is not installed")
+        pytest.skip("needs chromium")
 
     def open_page(file):
         log = tmp_path / "net.json"
@@ -58,11 +58,16 @@ def expected(chart):
     layers = [layer for axes in chart.axes for layer in axes.layers]
     maps = [layer for layer in layers if isinstance(layer, Heat)]
     gone = [heat for heat in maps if any(value is None for row in heat.z for value in row)]
+    # A map of states is one map for each of them, and each is named.
+    of_states = [heat for heat in maps if heat.states]
+    cells = [(heat, v) for heat in of_states for row in heat.z for v in row if v is not None]
+    states = {(id(heat), heat.states[v]) for heat, v in cells}
     return {
         "axes": len(chart.axes),
-        "maps": len(maps) + len(gone),
+        "maps": len(maps) - len(of_states) + len(states) + len(gone),
         "contours": sum(isinstance(layer, Contours) for layer in layers),
         "named": len({(x.name, x.role) for x in layers if isinstance(x, Line) and x.name})
+        + len({name for _, name in states})
         + bool(gone),
     }
 
@@ -105,7 +110,7 @@ def test_the_test_above_can_fail(folder, browse):
     dom, console, asked = browse(page)
 
     assert any("nothing is not defined" in line for line in console)
-    assert 'data-errors="3"' in dom
-    assert dom.count("This figure could not be drawn.") == 3 + 1  # once in the script
+    assert 'data-errors="4"' in dom
+    assert dom.count("This figure could not be drawn.") == 4 + 1  # once in the script
     assert 'class="main-svg"' not in dom
     assert asked == {"http://127.0.0.1:9/x"}

@@ -62,6 +62,37 @@ def test_cells_without_a_value_are_drawn_and_named_diverged():
     assert len(drawn(Heat([1, 2], [1], [[0.5, 1]], "z", 0, 1))["data"]) == 1
 
 
+def test_states_are_named_in_the_legend_and_have_no_colour_bar():
+    states = Heat([1, 2], [1, 2], [[0, 2], [2, None]], "state", 0, 2, ["rest", "<b>", "chaos"])
+    found = drawn(states)
+    # Of what there is no cell, nothing is said.
+    assert [trace["name"] for trace in found["data"]] == ["rest", "chaos", "diverged"]
+    assert [trace["z"] for trace in found["data"]] == [
+        [[1, None], [None, None]],
+        [[None, 1], [1, None]],
+        [[None, None], [None, 1]],
+    ]
+    tones = [trace["colorscale"][0][1] for trace in found["data"]]
+    assert len(set(tones)) == 3
+    assert luminance(tones[0]) > 2 * luminance(tones[1])
+    for _, layout in found["layouts"]:
+        assert layout["showlegend"]
+        assert not any(key.startswith("coloraxis") for key in layout)
+    wide = drawn(Heat([1, 2], [1], [[0.0, 1.0]], "z", 0, 1))["layouts"][0][1]["margin"]["r"]
+    assert found["layouts"][0][1]["margin"]["r"] < wide
+
+
+def test_a_map_of_states_leaves_the_others_their_colour_bar():
+    numbers = Heat([1, 2], [1, 2], [[0, 1]] * 2, "z", 0, 1)
+    states = Heat([1, 2], [1, 2], [[0, 1]] * 2, "state", 0, 1, ["rest", "<b>"])
+    panels = [Axes("", "x", "y", [heat]) for heat in (states, numbers)]
+    made = figure(Chart(panels, ""))
+    assert [trace.get("name") for trace in made["data"]] == ["rest", "&lt;b&gt;", None]
+    assert made["data"][-1]["coloraxis"] == "coloraxis2"
+    for _, layout in made["layouts"]:
+        assert [key for key in layout if key.startswith("coloraxis")] == ["coloraxis2"]
+
+
 def test_a_map_fills_its_frame_on_both_kinds_of_axis():
     heat = Heat([1, 2, 3], [0.1, 1.0, 10.0], [[0] * 3] * 3, "z", 0, 1)
     for _, layout in drawn(heat, y_log=True)["layouts"]:

@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).parents[2] / "docs" / "findings.py"
 def test_every_claim_has_a_row_and_a_section_that_the_row_leads_to(results):
     text, figures = markdown(results)
     captions = [chart.caption for chart in figures.values()]
-    assert [caption.split(" <")[0] in text for caption in captions] == [True] * 3
+    assert [caption.split(" <")[0] in text for caption in captions] == [True] * 4
     assert all(f"](figures/{name})" in text for name in figures)
     table = [line for line in text.splitlines() if line.startswith("| [")]
     assert len(table) == len(results.names())
@@ -53,7 +53,7 @@ def test_text_of_a_claim_cannot_break_the_table(results):
 
 def test_the_script_writes_the_page_and_its_figures(results, tmp_path, monkeypatch):
     if shutil.which("chromium") is None and os.environ.get("THALWEG_CI") != "1":
-        pytest.skip("chromium is not installed")
+        pytest.skip("needs chromium")
     out = tmp_path / "found.md"
     monkeypatch.syspath_prepend(SCRIPT.parent)
     monkeypatch.setattr(sys, "argv", ["findings.py", str(results.path), str(out)])

@@ -110,7 +110,7 @@ def test_another_verdict_at_full_size_is_told_beside_that_on_record(tmp_path, re
 def test_the_page_of_claims_of_ones_own_does_not_speak_of_those_shipped(tmp_path, records):
     results = ResultsFolder.create(tmp_path / "results", size="quick")
     results.write(dataclasses.replace(records[0], paper="", name="own"))
-    results.write_manifest()
+    results.write_manifest(command="thalweg study", shipped=["edge", "drift"])
     text = write_report(results.path).read_text("utf-8").replace(records[0].because, "")
     assert "What does normalization do" not in text
     assert "thalweg study --full" not in text

@@ -248,7 +248,7 @@ def test_from_a_training_to_a_page_in_a_browser(tmp_path):
     if program is None and os.environ.get("THALWEG_CI") == "1":
         pytest.fail("chromium is not installed, and THALWEG_CI=1 wants this test to run")
     if program is None:
-        pytest.skip("chromium is not installed")
+        pytest.skip("needs chromium")
     torch.manual_seed(0)
     model, x = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh()), torch.randn(8, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

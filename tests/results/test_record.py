@@ -34,6 +34,17 @@ def test_every_kind_of_layer_comes_back(record):
     assert list(new.y_range) == [0.0, 2.0]
 
 
+def test_a_record_from_before_maps_had_states_is_read(record):
+    data = record().to_json()
+    heat = data["charts"][0]["axes"][0]["layers"][1]
+    assert heat.pop("states") == []
+    (_, read, _) = ClaimRecord.from_json(data).charts[0].axes[0].layers
+    assert read.states == []
+    heat["states"] = ["rest", "bounce"]
+    (_, read, _) = there_and_back(ClaimRecord.from_json(data)).charts[0].axes[0].layers
+    assert read.states == ["rest", "bounce"]
+
+
 def test_arrays_become_lists_and_what_is_not_finite_becomes_none(record, wild):
     chart = Chart([Axes("", "", "", [wild])], "")
     (line,) = there_and_back(record(charts=[chart])).charts[0].axes[0].layers

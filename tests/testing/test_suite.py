@@ -93,6 +93,24 @@ def test_an_unknown_check_is_an_error():
         testing.run(SGD, testing.thalweg_driver, ["restor"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"base": None}, r"^base must be a function that builds it, got None: write run\("),
+        ({"sam": "thalweg"}, "^sam must be a function that builds it, got 'thalweg'"),
+        ({"checks": "m_sam"}, "^checks must be a list of names or None, got 'm_sam': write"),
+        ({"checks": 3}, "^checks must be a list of names or None, got 3"),
+        ({"checks": [["m_sam"]]}, r"^checks must be names in testing\.CHECKS, got \['m_sam'\]"),
+        ({"power": "1"}, "^power must be a finite number >= 0, got '1'"),
+        ({"long": 0}, "^long must be a whole number >= 1, got 0"),
+    ],
+)
+def test_what_cannot_be_run_is_told_of(changes, told):
+    given = {"base": SGD, "sam": testing.thalweg_driver, "checks": ["m_sam"], **changes}
+    with pytest.raises(ThalwegError, match=told):
+        testing.run(**given)
+
+
 def test_the_base_given_is_used_only_where_it_matters():
     built = []
 

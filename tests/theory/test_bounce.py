@@ -234,7 +234,7 @@ def test_every_bad_argument_is_named(bad_arguments):
     bad_arguments(theory.bounce_amplitude, {**bounce, "rho": 0.1}, positive=set(bounce))
     bad_arguments(theory.effective_radius, {**bounce, "rho": 0.1}, positive=set(bounce))
     bad_arguments(functools.partial(theory.transverse_multiplier, other=-0.1), eta_and_curvature)
-    with pytest.raises(ThalwegError, match="momentum must be < 1"):
+    with pytest.raises(ThalwegError, match="momentum must be >= 0 and < 1"):
         theory.bounce_multiplier(0.1, 1.0, momentum=1.0)
     with pytest.raises(ThalwegError, match="other must be finite"):
         theory.transverse_multiplier(0.1, 1.0, math.nan)

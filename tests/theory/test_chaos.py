@@ -180,3 +180,8 @@ def test_every_bad_argument_is_named(bad_arguments):
         theory.transverse_exponent(0.1, 1.0, 1.1)
     with pytest.raises(ThalwegError, match=r"eta \* curvature must be < 2"):
         theory.lyapunov_exponent(2.0, 1.0)
+
+
+def test_every_start_is_true_or_false():
+    with pytest.raises(ThalwegError, match=r"^every_start must be True or False, got 1$"):
+        theory.cap_bound(0.1, 0.05, 5.0, 2.0, every_start=1)

@@ -192,7 +192,7 @@ def test_every_bad_argument_is_named(bad_arguments):
     bad_arguments(theory.convex_distance_rate, good)
     for function in (theory.convex_floor, theory.convex_distance_floor):
         bad_arguments(function, {**good, "rho": 0.1}, positive=set(good))
-        with pytest.raises(ThalwegError, match="power must be above 0 and at most 1"):
+        with pytest.raises(ThalwegError, match="power must be > 0 and <= 1"):
             function(0.1, 0.1, 1.0, 2.0, 1.5)
         with pytest.raises(ThalwegError, match="alpha must be <= beta"):
             function(0.1, 0.1, 3.0, 2.0)

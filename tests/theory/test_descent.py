@@ -148,7 +148,12 @@ def test_every_bad_argument_is_named(bad_arguments):
     bad_arguments(theory.pl_floor, {**good, "alpha": 1.0, "rho": 0.1}, positive={*good, "alpha"})
     with pytest.raises(ThalwegError, match=r"eta \* beta must be < 2"):
         theory.descent_gradient_norm(1.0, 0.1, 2.0)
-    with pytest.raises(ThalwegError, match="power must be above 0 and at most 1"):
+    with pytest.raises(ThalwegError, match="power must be > 0 and <= 1"):
         theory.pl_floor(0.1, 0.1, 1.0, 2.0, 1.5)
     with pytest.raises(ThalwegError, match="alpha must be <= beta"):
         theory.pl_rate(0.1, 3.0, 2.0)
+
+
+def test_whether_a_loss_is_convex_is_true_or_false():
+    with pytest.raises(ThalwegError, match=r"^convex must be True or False, got 'no'$"):
+        theory.descent_gradient_norm(0.1, 0.05, 10.0, convex="no")

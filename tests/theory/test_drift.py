@@ -222,7 +222,7 @@ def test_every_bad_argument_is_named(bad_arguments):
     [
         ({"lambda_max": 29.99}, None),
         ({"lambda_max": 30.01}, r"eta \* lambda_max / \(1 \+ momentum\) must be < 2"),
-        ({"momentum": 1.0}, "momentum must be < 1"),
+        ({"momentum": 1.0}, "momentum must be >= 0 and < 1"),
         ({"power": 1.07, "lambda_max": 2.0}, None),
         ({"power": 1.08, "lambda_max": 2.0}, r"power must be < 2 / \(2 - eta \* lambda_max"),
     ],

@@ -149,7 +149,7 @@ def test_every_bad_argument_is_named(bad_arguments):
         (theory.largest_stable_eta, {"rho": 0.1, "curvature": 1.0}, {"curvature"}),
     ):
         bad_arguments(function, two | more, positive | {"grad_norm"})
-        with pytest.raises(ThalwegError, match=r"^momentum must be < 1"):
+        with pytest.raises(ThalwegError, match=r"^momentum must be >= 0 and < 1"):
             function(**two, momentum=1.0)
         for name in ("nesterov", "decoupled"):
             with pytest.raises(ThalwegError, match=rf"^{name} must be True or False, got 0.9"):

@@ -283,7 +283,7 @@ def test_ranges_without_a_drift_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("spoiled", "message"),
     [
-        ({"power": 1.5}, "power must be from 0 to 1"),
+        ({"power": 1.5}, "power must be >= 0 and <= 1"),
         ({"x0": 0.0}, "x0 must be other than 0"),
         ({"y0": 0.5}, "y0 must be larger than x0 in modulus"),
         ({"y0": -1.0}, "y0 must be larger than x0 in modulus"),

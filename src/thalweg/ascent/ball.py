@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thalweg import parameters
 from thalweg.ascent import spectral
 from thalweg.ascent.context import Context, Number, ratio
 from thalweg.ascent.scale import Scale
+from thalweg.ascent.slots import fitting, takes
 from thalweg.cut import Pieces
 from thalweg.errors import ThalwegError, brief
 
@@ -29,7 +30,6 @@ from thalweg.errors import ThalwegError, brief
 #: ``"tensor"``: the largest, so that every tensor moves by the whole radius; ``"layer"``: the
 #: largest over layers, each the root of the sum of the squares of its tensors.
 Over = Literal["all", "layer", "tensor"]
-
 
 #: Of a dual norm, from which on what is multiplied once more is too large for float32.
 _LARGE = 1e15
@@ -45,11 +45,6 @@ class Ball(Protocol):
         ...
 
 
-def _check(over: object) -> None:
-    if over not in get_args(Over):
-        raise ThalwegError(f'over must be "all", "layer" or "tensor", got {brief(over)}')
-
-
 @dataclass(frozen=True, slots=True)
 class _Scaled:
     """A ball that is made of the norms of single tensors."""
@@ -59,12 +54,14 @@ class _Scaled:
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.scale is not None and (isinstance(self.scale, type) or not callable(self.scale)):
+        if isinstance(self.scale, nn.Module) or not (self.scale is None or takes(self.scale, 2)):
             raise ThalwegError(
-                f"scale must be a part such as FanRatio() or None, got {brief(self.scale)}: pass "
-                'an object, not a class; a word such as "tensor" is for over='
+                "scale must be a part such as FanRatio(), called with (direction, context), or "
+                f"None, got {brief(self.scale)}: pass an object, not a class; a word such as "
+                '"tensor" is for over='
             )
-        _check(self.over)
+        if self.over not in get_args(Over):
+            raise ThalwegError(f'over must be "all", "layer" or "tensor", got {brief(self.over)}')
 
     @property
     def needs_scale(self) -> bool:
@@ -76,6 +73,11 @@ class _Scaled:
     ) -> tuple[Sequence[Tensor], Sequence[Number]]:
         """Return s and n of every tensor alone, in the unit ball of its norm."""
         raise NotImplementedError
+
+    def _units(self, direction: Sequence[Tensor], context: Context) -> Sequence[Number]:
+        assert self.scale is not None
+        found = self.scale(direction, context)
+        return fitting("scale", self.scale, found, direction, numbers=context.cells)
 
     def sharp(
         self, direction: Sequence[Tensor], context: Context
@@ -92,7 +94,7 @@ class _Scaled:
         direction = _wide(direction)
         if self.scale is None:
             return together(*self.each(direction, context), self.over, context)
-        units = self.scale(direction, context)
+        units = self._units(direction, context)
         if _are_numbers(units, direction):  # they come out of the norm, and again out of s
             found, norms = self.each(direction, context)
             norms = [u * n for u, n in zip(units, norms, strict=True)]
@@ -144,7 +146,7 @@ class L2(_Scaled):
         if self.scale is None:
             return direction, context.norm(direction)
         direction = _wide(direction)
-        units = self.scale(direction, context)
+        units = self._units(direction, context)
         norm = context.norm(context.each(torch.mul, direction, units))
         large = isinstance(norm, float) and norm > _LARGE  # s would overflow before ε does
         return context.each(_far_stretched if large else _stretched, direction, units), norm

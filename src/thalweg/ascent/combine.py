@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent.context import Context, ratio
-from thalweg.errors import ThalwegError, number
+from thalweg.errors import number
 
 
 class Combine(Protocol):
@@ -203,9 +203,7 @@ class Spherical:
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", number("alpha", self.alpha, at_least=0))
-        if self.alpha > 2:
-            raise ThalwegError(f"alpha must be at most 2, got {self.alpha}")
+        object.__setattr__(self, "alpha", number("alpha", self.alpha, at_least=0, at_most=2))
 
     def __call__(
         self, here: Sequence[Tensor], uphill: Sequence[Tensor], context: Context

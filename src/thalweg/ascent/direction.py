@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thalweg.ascent.context import Context
 from thalweg.ascent.draws import seeded
-from thalweg.errors import ThalwegError, brief, number, whole
+from thalweg.errors import ThalwegError, brief, flag, number, whole
 
 
 class Direction(Protocol):
@@ -135,9 +135,9 @@ class Momentum:
 
     def __post_init__(self) -> None:
         if isinstance(self.sign, bool) or self.sign not in (-1, 1):
-            raise ThalwegError(f"sign must be 1 or -1, got {self.sign!r}")
+            raise ThalwegError(f"sign must be 1 or -1, got {brief(self.sign)}")
         if not isinstance(self.key, str):
-            raise ThalwegError(f'key must be a name such as "exp_avg", got {self.key!r}')
+            raise ThalwegError(f'key must be a name such as "exp_avg", got {brief(self.key)}')
 
     def __call__(self, gradient: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
         """Return the momentum, one tensor per parameter; 0 before the first step.
@@ -255,8 +255,7 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         whole("seed", self.seed)
-        if not isinstance(self.per_filter, bool):
-            raise ThalwegError(f"per_filter must be True or False, got {self.per_filter!r}")
+        flag("per_filter", self.per_filter)
 
     def __call__(self, gradient: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
         """Return the noise, one tensor per parameter.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from thalweg.ascent.context import Context
 from thalweg.ascent.shards import gathered, placed
-from thalweg.errors import ThalwegError, brief, number, whole
+from thalweg.errors import ThalwegError, brief, flag, number, whole
 
 
 class Filter(Protocol):
@@ -65,10 +65,9 @@ class Named:
             re.compile(self.pattern).search("")
         except (re.error, TypeError) as cause:
             raise ThalwegError(
-                f"pattern must be a regular expression, got {self.pattern!r} ({cause})"
+                f"pattern must be a regular expression, got {brief(self.pattern)} ({cause})"
             ) from None
-        if not isinstance(self.invert, bool):
-            raise ThalwegError(f"invert must be True or False, got {self.invert!r}")
+        flag("invert", self.invert)
 
     def __call__(self, parameter: Tensor, name: str, layer: nn.Module | None) -> bool:
         """Choose by name."""
@@ -160,9 +159,7 @@ class LargestEntries:
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        share = number("share", self.share, above=0)
-        if share > 1:
-            raise ThalwegError(f"share must be at most 1, got {share}")
+        share = number("share", self.share, above=0, at_most=1)
         object.__setattr__(self, "share", share)
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thalweg.ascent.context import Context, ratio
 from thalweg.ascent.draws import uniform
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import number, whole
 
 
 class Gate(Protocol):
@@ -127,9 +127,7 @@ class Random:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        share = number("probability", self.probability, at_least=0)
-        if share > 1:
-            raise ThalwegError(f"probability must be at most 1, got {share}")
+        share = number("probability", self.probability, at_least=0, at_most=1)
         object.__setattr__(self, "probability", share)
         object.__setattr__(self, "seed", whole("seed", self.seed))
 

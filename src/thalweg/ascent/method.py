@@ -17,7 +17,7 @@ from thalweg.ascent.filter import AllParameters, Filter, Mask
 from thalweg.ascent.gate import Always, Gate, Reuse
 from thalweg.ascent.schedule import Constant, Schedule
 from thalweg.ascent.size import Size, size
-from thalweg.ascent.slots import SLOTS, check_part, fitting
+from thalweg.ascent.slots import SLOTS, check_part, fitting, pair
 from thalweg.cut import Pieces
 from thalweg.errors import ThalwegError, brief, number, whole
 
@@ -145,28 +145,28 @@ class Method:
         if self.size is not None and self.power != 1:
             raise ThalwegError(
                 f"power must be left at 1 where a size is given, got power={self.power} and "
-                f"{self.size!r}: one law tells how long ε is"
+                f"{brief(self.size)}: one law tells how long ε is"
             )
         if hasattr(self.gate, "judge") and not self.looks:
             raise ThalwegError(
                 f"gate must not judge by a gradient where no ascent gradient is taken, got "
-                f"{self.gate!r} and {self.direction!r}: give it one such as Every(5)"
+                f"{brief(self.gate)} and {brief(self.direction)}: give it one such as Every(5)"
             )
         for slot in ("combine", "reuse"):
             if not self.looks and getattr(self, slot) not in (None, SAMGradient()):
                 raise ThalwegError(
                     f"{slot} must be left out where no ascent gradient is taken, got "
-                    f"{getattr(self, slot)!r} and {self.direction!r}"
+                    f"{brief(getattr(self, slot))} and {brief(self.direction)}"
                 )
         if self.reuse is not None and isinstance(self.gate, Always):
             raise ThalwegError(
-                f"gate must close at some steps where reuse is given, got {self.gate!r} and "
-                f"{self.reuse!r}: give it one such as Every(5), or leave reuse out"
+                f"gate must close at some steps where reuse is given, got {brief(self.gate)} and "
+                f"{brief(self.reuse)}: give it one such as Every(5), or leave reuse out"
             )
         if self.ascents > 1 and not self.looks:
             raise ThalwegError(
                 f"ascents must be 1 where no ascent gradient is taken, got {self.ascents} and "
-                f"{self.direction!r}"
+                f"{brief(self.direction)}"
             )
 
     @property
@@ -276,7 +276,7 @@ class Method:
             found = fitting("direction", self.direction, found, like)
         if self.mask is not None:
             found = fitting("mask", self.mask, self.mask(found, context), found)
-        direction, n = self.ball.sharp(found, context)
+        direction, n = pair(self.ball, self.ball.sharp(found, context), context.cells)
         real = n if scale is None else n / scale
         span = real  # the Euclidean length of s, which is n where s is the direction itself
         if direction is not found:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thalweg import parameters
 from thalweg.ascent.context import Context, Number
-from thalweg.errors import ThalwegError, number
+from thalweg.errors import ThalwegError, brief, flag, number
 
 
 class Scale(Protocol):
@@ -63,8 +63,7 @@ class Magnitude:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offset", number("offset", self.offset, at_least=0))
-        if not isinstance(self.biases, bool):
-            raise ThalwegError(f"biases must be True or False, got {self.biases!r}")
+        flag("biases", self.biases)
 
     def __call__(self, direction: Sequence[Tensor], context: Context) -> Sequence[Number]:
         """Return |w| + offset."""
@@ -158,7 +157,7 @@ class Radii:
             values = ()
         if not values:
             raise ThalwegError(
-                f"values must be a tuple of numbers such as (1.0, 0.5), got {self.values!r}"
+                f"values must be a tuple of numbers such as (1.0, 0.5), got {brief(self.values)}"
             )
         object.__setattr__(self, "values", values)
 

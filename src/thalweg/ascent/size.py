@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from thalweg.ascent.context import Number
-from thalweg.errors import ThalwegError, number
+from thalweg.errors import ThalwegError, brief, number
 
 
 class Size(Protocol):
@@ -40,9 +40,7 @@ class Between:
 
     def __post_init__(self) -> None:
         if self.share is not None:
-            share = number("share", self.share, at_least=0)
-            if share > 1:
-                raise ThalwegError(f"share must be at most 1, got {share}")
+            share = number("share", self.share, at_least=0, at_most=1)
             object.__setattr__(self, "share", share)
 
     @property
@@ -111,7 +109,7 @@ def size(
     """
     if isinstance(norm, float):
         return _size_of_floats(rho, norm, power, max_norm, law, step)
-    factor = torch.as_tensor(rho * (norm**-power if law is None else law(norm, step)))
+    factor = torch.as_tensor(rho * (norm**-power if law is None else _told(law, norm, step)))
     if not isinstance(max_norm, float) or math.isfinite(max_norm):
         factor = torch.minimum(factor, max_norm / norm)
     # The length is NaN or infinite where n is not finite, and for p > 0 where n is 0.
@@ -125,7 +123,19 @@ def _size_of_floats(
     if not 0 < norm < math.inf or rho == 0:
         return float(rho) if norm == 0 == power and law is None else 0.0
     try:
-        factor = min(rho * (norm**-power if law is None else law(norm, step)), max_norm / norm)
+        share = norm**-power if law is None else _told(law, norm, step)
+        factor = min(rho * share, max_norm / norm)
     except OverflowError:  # of a tiny norm
         factor = max_norm / norm
     return float(factor) if factor * norm < math.inf else 0.0
+
+
+def _told(law: Size, norm: Number, step: int) -> Any:
+    """What the law says, if that is a number."""
+    found = law(norm, step)
+    if not isinstance(found, float | int | torch.Tensor):
+        raise ThalwegError(
+            f"size must give a number, got {brief(found)} of {brief(law)}: return f(n) of "
+            "ε = ρ f(n) s"
+        )
+    return found

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent import L2, Ball, size
+from thalweg.ascent.slots import fitting, pair
 from thalweg.curvature.losses import Losses
 from thalweg.errors import ThalwegError, brief
 from thalweg.parameters import norm
@@ -49,8 +50,9 @@ class Neighbourhood:
         self._context = losses.context()
         self._units: list[Tensor] | None = None
         if is_ellipsoid(ball) and ball.scale is not None:
-            pairs = zip(self.weights, ball.scale(self.weights, self._context), strict=True)
-            self._units = [torch.ones_like(w) * t for w, t in pairs]
+            scales = ball.scale(self.weights, self._context)
+            found = fitting("scale", ball.scale, scales, self.weights, numbers=0)
+            self._units = [torch.ones_like(w) * t for w, t in zip(self.weights, found, strict=True)]
 
     def uphill(self, direction: Sequence[Tensor]) -> list[Tensor]:
         """Return the ε of the ball with the largest <direction, ε>; 0 where that is not finite.
@@ -58,9 +60,10 @@ class Neighbourhood:
         Args:
             direction: One tensor per parameter, such as the gradient.
         """
-        sharp, length = self.ball.sharp(direction, self._context)
+        sharp, length = pair(self.ball, self.ball.sharp(direction, self._context), 0)
         factor = float(size(self.rho, float(length)))
-        return [s * factor if factor else torch.zeros_like(s) for s in sharp]
+        found = fitting("ball", self.ball, sharp, self.weights)
+        return [s * factor if factor else torch.zeros_like(s) for s in found]
 
     def within(self, epsilon: list[Tensor], toward: list[Tensor], share: float) -> list[Tensor]:
         """Return ε + share · toward, brought back into the ball.

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thalweg.curvature.given import product_of
 from thalweg.curvature.product import Product
 from thalweg.curvature.trace import finite, signs
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 
 #: Share of the range between the outermost nodes that a node is smoothed over.
 _WIDTH = 0.01
@@ -73,7 +74,7 @@ class Density:
                     "in the units of an eigenvalue"
                 )
         width = number("width", width, above=0)
-        at = torch.as_tensor(grid, dtype=torch.float64).unsqueeze(-1)
+        at = _points(grid).unsqueeze(-1)
         bumps = torch.exp(-(((at - self.nodes) / width) ** 2) / 2)
         found: Tensor = bumps @ self.weights / (width * math.sqrt(2 * math.pi))
         return found
@@ -94,7 +95,7 @@ class Density:
             >>> density.cumulative([-1.0, 0.0, 1.0]).tolist()
             [0.0, 0.75, 1.0]
         """
-        at = torch.as_tensor(grid, dtype=torch.float64).unsqueeze(-1)
+        at = _points(grid).unsqueeze(-1)
         found: Tensor = (self.nodes <= at).double() @ self.weights
         return found
 
@@ -142,7 +143,7 @@ def spectrum(product: Product, *, steps: int = 50, vectors: int = 4, seed: int =
         >>> found.nodes.round(decimals=6).tolist(), found.weights.round(decimals=6).tolist()
         ([1.0, 5.0], [0.75, 0.25])
     """
-    steps = min(whole("steps", steps, at_least=1), product.size)
+    steps = min(whole("steps", steps, at_least=1), product_of(product).size)
     vectors = whole("vectors", vectors, at_least=1)
     draw = torch.Generator().manual_seed(whole("seed", seed))
     runs = [_quadrature(product, signs(product, draw), steps) for _ in range(vectors)]
@@ -153,6 +154,15 @@ def spectrum(product: Product, *, steps: int = 50, vectors: int = 4, seed: int =
     return Density(
         nodes, weights, float(means.mean()), error, product.size, sum(len(n) for n, _ in runs)
     )
+
+
+def _points(grid: object) -> Tensor:
+    try:
+        return torch.as_tensor(grid, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ThalwegError(
+            f"grid must be a tensor or a list of numbers, got {brief(grid)}"
+        ) from None
 
 
 @torch.no_grad()

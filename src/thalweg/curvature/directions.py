@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from thalweg.curvature.given import module_of
 from thalweg.curvature.product import flat
-from thalweg.errors import ThalwegError, whole
+from thalweg.errors import ThalwegError, brief, whole
 from thalweg.parameters import norm
 
 #: One tensor per parameter, or all their entries in one vector, (D,).
@@ -52,6 +53,7 @@ def filter_normalized(model: nn.Module, seed: int = 0) -> list[Tensor]:
         >>> torch.allclose(weight.norm(dim=1), model.weight.norm(dim=1)), bias
         (True, tensor([0., 0.]))
     """
+    model = module_of(model)
     still = {
         p
         for layer in model.modules()
@@ -104,10 +106,12 @@ def share_explained(moves: Iterable[Direction], first: Direction, second: Direct
         >>> share_explained([e1 + e2, 2 * e3], e1, e2 - e1)  # 2 of 2 + 4
         0.3333333333333333
     """
-    across, _ = basis(_parts(first), _parts(second))
+    across, _ = basis(_parts("first", first), _parts("second", second))
+    if not isinstance(moves, Iterable):
+        raise ThalwegError(f"moves must be a list of directions, got {brief(moves)}")
     inside = total = 0.0
     for move in moves:
-        vector = flat(_parts(move)).detach().double()
+        vector = flat(_parts("each of moves", move)).detach().double()
         if vector.shape != across.shape[1:]:
             raise ThalwegError(
                 f"each of moves must have the {across.shape[1]} entries of the directions, got "
@@ -120,8 +124,15 @@ def share_explained(moves: Iterable[Direction], first: Direction, second: Direct
     return min(1.0, inside / total)
 
 
-def _parts(direction: Direction) -> Sequence[Tensor]:
-    return [direction] if isinstance(direction, Tensor) else direction
+def _parts(name: str, direction: Direction) -> list[Tensor]:
+    parts = [direction] if isinstance(direction, Tensor) else direction
+    found = list(parts) if isinstance(parts, Iterable) else []
+    if not found or not all(isinstance(part, Tensor) for part in found):
+        raise ThalwegError(
+            f"{name} must be one tensor for each parameter, or one vector of all their entries, "
+            f"got {brief(direction)}"
+        )
+    return found
 
 
 def fitting(name: str, direction: Direction, weights: Sequence[Tensor]) -> list[Tensor]:
@@ -139,7 +150,7 @@ def fitting(name: str, direction: Direction, weights: Sequence[Tensor]) -> list[
         >>> fitting("first", torch.tensor([1.0, 2.0]), [torch.zeros(1, 2)])
         [tensor([[1., 2.]])]
     """
-    parts = list(_parts(direction))
+    parts = _parts(name, direction)
     size = sum(w.numel() for w in weights)
     if isinstance(direction, Tensor) and direction.shape == (size,):
         cut = torch.split(direction, [w.numel() for w in weights])

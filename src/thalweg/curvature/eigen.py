@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thalweg.curvature.given import product_of
 from thalweg.curvature.product import Product, flat
 from thalweg.curvature.trace import drawn, finite, unit
 from thalweg.errors import ThalwegError, number, whole
@@ -202,7 +203,7 @@ def _search(
     seed: int,
 ) -> Eigenpairs:
     """Find the k largest eigenvalues of ``sign`` times the matrix."""
-    if k > product.size:
+    if k > product_of(product).size:
         raise ThalwegError(f"k must be at most {product.size}, the number of entries, got {k}")
     tolerance = number("tolerance", tolerance, above=0)
     most, seed = whole("most", most, at_least=k), whole("seed", seed)

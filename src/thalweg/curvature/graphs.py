@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError
+from thalweg.ascent.slots import takes
+from thalweg.errors import ThalwegError, brief
 
 
 @contextlib.contextmanager
@@ -41,22 +42,73 @@ def taken(loss: Callable[[], Tensor] | Tensor) -> Tensor:
     if isinstance(loss, Tensor):
         value = loss
     else:
+        check_function("loss", loss)
         with double_backward():
             value = loss()
-    if not isinstance(value, Tensor) or value.numel() != 1:
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         got, remedy = type(value).__name__, "leave out .item()"
         if isinstance(value, Tensor):
             got, remedy = f"the shape {tuple(value.shape)}", "take the mean"
+            if value.is_complex():
+                got, remedy = str(value.dtype), "take its modulus, or a part of it"
         raise ThalwegError(f"loss must be a tensor of one number, got {got}: {remedy}")
-    if not value.requires_grad:
-        raise ThalwegError(
-            "loss must depend on the parameters, got one without a graph: compute it without "
-            "torch.no_grad() or .item()"
-        )
+    _with_graph("loss", value)
     if not bool(value.isfinite()):
         raise ThalwegError(f"loss must be finite, got {value.item()}: nothing can be measured here")
     with torch.enable_grad():
         return value.reshape(())
+
+
+def check_function(name: str, function: object, of: str = "nothing") -> None:
+    """Raise unless something can be called as it will be.
+
+    Args:
+        name: What the caller calls it.
+        function: Called with nothing, or with one thing.
+        of: What that is.
+
+    Raises:
+        ThalwegError: If it cannot.
+
+    Example:
+        >>> check_function("loss", 1.0)
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.ThalwegError: loss must be a function of nothing that returns a tensor, got \
+1.0: write lambda: ...
+    """
+    if not takes(function, int(of != "nothing")):
+        write = "lambda: ..." if of == "nothing" else f"lambda {of}: ..."
+        raise ThalwegError(
+            f"{name} must be a function of {of} that returns a tensor, got {brief(function)}: "
+            f"write {write}"
+        )
+
+
+def computed(name: str, function: Callable[[], Tensor]) -> Tensor:
+    """Return what a function makes, with a graph that can be derived twice.
+
+    Args:
+        name: What the caller calls the function.
+        function: Called with nothing.
+
+    Raises:
+        ThalwegError: If it cannot be called so, or makes no tensor with a graph.
+    """
+    check_function(name, function)
+    with double_backward():
+        value = function()
+    return _with_graph(name, value)
+
+
+def _with_graph(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        got = "one without a graph" if isinstance(value, Tensor) else type(value).__name__
+        raise ThalwegError(
+            f"{name} must depend on the parameters, got {got}: compute it without "
+            "torch.no_grad() or .item()"
+        )
+    return value
 
 
 def slopes(value: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -126,6 +178,11 @@ def _second_derivative() -> Iterator[None]:
             raise ThalwegError(
                 "loss must be taken through the model itself, got a compiled one, which cannot be "
                 "derived twice: use model._orig_mod"
+            ) from error
+        if "second time" in str(error):
+            raise ThalwegError(
+                "loss must have its graph, got one whose graph a backward() has freed: compute it "
+                "anew, or pass a function that does"
             ) from error
         if "not implemented" in str(error) and "derivative" in str(error):
             raise ThalwegError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.ascent import Context
+from thalweg.curvature.given import teller
 from thalweg.curvature.graphs import double_backward, taken
 from thalweg.curvature.product import Product, summed
 from thalweg.curvature.setting import (
@@ -75,7 +76,7 @@ class Losses:
         self.model, self._loss_of = setting.model, setting.loss_of
         self._batches, self._group, self._training = setting.batches, setting.group, training
         self.parameters = Product(setting.parameters).parameters
-        self._progress = progress or (lambda done: None)
+        self._progress = teller(progress)
         self._examples = 0  # of all ranks
         self.evaluations = 0
         self._weights = Weights(self.model)

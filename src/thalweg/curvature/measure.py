@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thalweg.curvature.given import check_loss_of, module_of, teller
 from thalweg.curvature.graphs import back, slopes, taken
 from thalweg.curvature.product import Product, hessian_vector_product, summed
 from thalweg.curvature.setting import (
@@ -18,7 +19,6 @@ from thalweg.curvature.setting import (
     examples,
     frozen,
     group_of,
-    module_of,
     same_again,
     unsynchronized,
 )
@@ -116,7 +116,7 @@ def over(
         tensor([5.])
     """
     setting = Setting.of(model, loss_of, batches, parameters, dtype)
-    return OverBatches(setting, training, progress or (lambda done: None))
+    return OverBatches(setting, training, teller(progress))
 
 
 def on_batch(
@@ -156,7 +156,8 @@ def on_batch(
     if dtype is not None:
         copied = Setting.of(model, loss_of, [batch], parameters, dtype)
         model, loss_of, wanted = copied.model, copied.loss_of, copied.parameters
-    model = module_of(model, loss_of)
+    model = module_of(model)
+    check_loss_of(loss_of)
     with frozen(model, training), unsynchronized(model):
         return hessian_vector_product(
             lambda: loss_of(model, batch),

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from thalweg.curvature.given import check_loss_of
 from thalweg.curvature.pace import Along, pace_of
-from thalweg.curvature.ranks import Ranks, distributed
+from thalweg.curvature.ranks import Ranks
 from thalweg.curvature.records import Record, Sink, sinks
 from thalweg.curvature.sample import MOST, SHORT, take
 from thalweg.curvature.setting import LossOf
 from thalweg.curvature.words import WINDOW, thought
-from thalweg.errors import ThalwegError, warn
+from thalweg.errors import ThalwegError, flag, warn
+from thalweg.modules import distributed
 
 if TYPE_CHECKING:
     from thalweg.sam import SAM
@@ -104,6 +106,7 @@ class Monitor:
         trace: bool = True,
     ) -> None:
         self._ranks = _check(sam, loss_of, every)
+        flag("trace", trace)
         self._pace = pace_of(every, share)
         found = sinks(to)
         self._sinks = found if self._ranks.writes else []
@@ -273,11 +276,7 @@ def _check(sam: SAM, loss_of: object, every: object) -> Ranks:
         raise ThalwegError(
             "sam must have a model to be watched, got None: make it with SAM(optimizer, model)"
         )
-    if not callable(loss_of):
-        raise ThalwegError(
-            "loss_of must be a function of a model and a batch that returns the mean loss, got "
-            f"{type(loss_of).__name__}"
-        )
+    check_loss_of(loss_of)
     if every is None and distributed(sam.model) is not None:
         raise ThalwegError(
             "every must be given under DistributedDataParallel, whose ranks must sample alike, "

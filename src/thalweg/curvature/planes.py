@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from thalweg.ascent import L2, Ball
 from thalweg.curvature.balls import Neighbourhood
 from thalweg.curvature.directions import Direction, basis, fitting, share_explained
+from thalweg.curvature.given import teller
 from thalweg.curvature.losses import Losses
 from thalweg.curvature.setting import LossOf
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 from thalweg.parameters import norm
 
 
@@ -126,6 +127,7 @@ def plane(
                 [1., 0., 1.],
                 [2., 1., 2.]], dtype=torch.float64)
     """
+    tell = teller(progress)
     losses = Losses(model, loss_of, batches, parameters=parameters, training=training, dtype=dtype)
     across = fitting("first", first, losses.parameters)
     down = fitting("second", second, losses.parameters)
@@ -136,8 +138,7 @@ def plane(
     for done, (a, b) in enumerate(((a, b) for a in grid for b in grid), 1):
         with losses.at([a * u + b * v for u, v in zip(across, down, strict=True)]):
             found.append(losses.value())
-        if progress:
-            progress(done)
+        tell(done)
     at = torch.tensor(grid, dtype=torch.float64)
     values = torch.tensor(found, dtype=torch.float64).view(len(grid), len(grid))
     lengths = float(norm(across)), float(norm(down))
@@ -195,8 +196,9 @@ def line(
         >>> line(model, lambda m, x: (m(x) ** 2).sum(), [torch.ones(1, 1)], steps=3).losses
         tensor([0., 1., 4.], dtype=torch.float64)
     """
+    tell = teller(progress)
     losses = Losses(model, loss_of, batches, parameters=parameters, training=training, dtype=dtype)
-    points = _grid(radius, steps) if at is None else [number("an entry of at", t) for t in at]
+    points = _grid(radius, steps) if at is None else _points(at)
     if direction is None:
         label = "along SAM's ascent g/‖g‖; the coordinate is rho"
         shape = L2() if ball is None else ball
@@ -216,10 +218,15 @@ def line(
     for done, t in enumerate(points, 1):
         with losses.at([t * d for d in along]):
             found.append(losses.value())
-        if progress:
-            progress(done)
+        tell(done)
     coordinates, values = (torch.tensor(x, dtype=torch.float64) for x in (points, found))
     return Line(coordinates, values, middle, float(norm(along)), label)
+
+
+def _points(at: Sequence[float]) -> list[float]:
+    if isinstance(at, str) or not isinstance(at, Iterable):
+        raise ThalwegError(f"at must be a list of numbers, got {brief(at)}")
+    return [number("an entry of at", t) for t in at]
 
 
 def _grid(radius: float, steps: int) -> list[float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import layout
-from thalweg.curvature.graphs import back, double_backward, slopes, taken
+from thalweg.curvature.graphs import back, check_function, computed, slopes, taken
 from thalweg.errors import ThalwegError, brief
 
 
@@ -142,10 +142,9 @@ class GaussNewton(Product):
         group: Any = None,
     ) -> None:
         super().__init__(parameters, group)
-        with double_backward():
-            found = outputs()
-            self._outputs = found
-            leaf = found.detach().requires_grad_()
+        check_function("loss", loss, "outputs")
+        self._outputs = found = computed("outputs", outputs)
+        leaf = found.detach().requires_grad_()
         value = taken(lambda: loss(leaf))
         (self._slope,) = slopes(value, [leaf])
         self._leaf = leaf

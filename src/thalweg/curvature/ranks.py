@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thalweg.curvature.product import Product, flat
 from thalweg.errors import ThalwegError
+from thalweg.modules import distributed, uncompiled
 
 
 class ElsewhereError(ThalwegError):
@@ -130,7 +131,7 @@ class _Bare(nn.Module):
 
     def __init__(self, wrapped: DistributedDataParallel) -> None:
         super().__init__()
-        self.module = getattr(wrapped.module, "_orig_mod", wrapped.module)
+        self.module = uncompiled(wrapped.module)
         self.training = wrapped.training
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -146,13 +147,3 @@ def bare(model: nn.Module) -> nn.Module:
     """
     whole = distributed(model)
     return model if whole is None else _Bare(whole)
-
-
-def distributed(model: nn.Module) -> DistributedDataParallel | None:
-    """Return the DistributedDataParallel that a model is, compiled or not; else ``None``.
-
-    Args:
-        model: Anything.
-    """
-    whole = getattr(model, "_orig_mod", model)
-    return whole if isinstance(whole, DistributedDataParallel) else None

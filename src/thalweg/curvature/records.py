@@ -192,6 +192,10 @@ def sinks(to: Any) -> list[Sink]:
         if str(to).endswith(("/", os.sep)):  # the name of a folder, of which a file would be made
             raise ThalwegError(f"to must name a file, got {to!r}: pass '{to}run.jsonl'")
         return [Lines(to)]
+    if isinstance(to, type):
+        raise ThalwegError(
+            f"to must be an object, got the class {to.__name__}: write {to.__name__}()"
+        )
     if callable(getattr(to, "add_scalar", None)):
         return [Scalars(to)]
     if callable(to):

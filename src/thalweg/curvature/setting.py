@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg import layout, replay
-from thalweg.errors import ThalwegError, brief
+from thalweg import modules, replay
+from thalweg.curvature.given import check_batches, check_dtype, check_loss_of, module_of
+from thalweg.errors import ThalwegError, brief, flag
 
 #: The mean loss of a model over a batch, zero-dimensional.
 LossOf = Callable[[nn.Module, Any], Tensor]
@@ -30,6 +31,9 @@ def frozen(model: nn.Module, training: bool | None = False) -> Iterator[None]:
         training: The mode within the block: ``False`` has running statistics used and dropout off,
             ``True`` is what training sees, ``None`` leaves each layer in its own.
 
+    Raises:
+        ThalwegError: If the model is no module, or the mode something else.
+
     Example:
         >>> norm = nn.BatchNorm1d(1)
         >>> with frozen(norm, training=True):
@@ -37,7 +41,9 @@ def frozen(model: nn.Module, training: bool | None = False) -> Iterator[None]:
         >>> norm.running_mean, y.detach().flatten()
         (tensor([0.]), tensor([-1.0000,  1.0000]))
     """
-    modes = [(layer, layer.training) for layer in layout.layers(model)]
+    flag("training", training, empty=True)
+    module_of(model)  # raises where it is none
+    modes = [(layer, layer.training) for layer in modules.layers(model)]
     numbers = numbers_of(model.parameters())
     # Copies are advanced, not the buffers: a graph that is kept must find what it has saved.
     held = [(layer, dict(layer._buffers)) for layer, _ in modes if layer._buffers]
@@ -160,12 +166,10 @@ class Setting:
         Raises:
             ThalwegError: As :func:`over`.
         """
-        model = module_of(model, loss_of)
-        if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
-            raise ThalwegError(
-                "batches must be something to go through again for every product or loss, got "
-                f"{type(batches).__name__}: pass a list of batches, or a loader"
-            )
+        model = module_of(model)
+        check_loss_of(loss_of)
+        check_batches(batches)
+        check_dtype(dtype)
         wanted = [p for p in model.parameters() if p.requires_grad]
         places = list(range(len(wanted)))
         if parameters is not None:
@@ -234,8 +238,8 @@ def unsynchronized(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     Args:
         model: Anything.
     """
-    distributed = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.no_sync() if distributed else contextlib.nullcontext()  # type: ignore[operator]
+    whole = modules.distributed(model)
+    return contextlib.nullcontext() if whole is None else whole.no_sync()
 
 
 def group_of(model: nn.Module) -> Any:
@@ -244,24 +248,4 @@ def group_of(model: nn.Module) -> Any:
     Args:
         model: Anything.
     """
-    distributed = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.process_group if distributed else None
-
-
-def module_of(model: nn.Module, loss_of: LossOf) -> nn.Module:
-    """Return a model, of a compiled one the one within.
-
-    Args:
-        model: The model.
-        loss_of: A function of it and a batch.
-
-    Raises:
-        ThalwegError: If one of them is something else.
-    """
-    model = getattr(model, "_orig_mod", model)
-    if not isinstance(model, nn.Module) or not callable(loss_of):
-        raise ThalwegError(
-            "model and loss_of must be a module and a function of a model and a batch, got "
-            f"{type(model).__name__} and {type(loss_of).__name__}"
-        )
-    return model
+    return getattr(modules.distributed(model), "process_group", None)

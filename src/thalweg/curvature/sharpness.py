@@ -24,7 +24,7 @@ from thalweg.parameters import norm
 
 Kind = Literal["ascent", "worst", "average"]
 
-_MEANS = {
+_MEANS: dict[Kind, str] = {
     "ascent": "L(w + ε) − L(w), ε the steepest ascent of length ρ",
     "worst": "max of L(w + ε) − L(w) over the ball of radius ρ, bounded from below by a search",
     "average": "mean of L(w + ε) − L(w) over ε drawn on the sphere of radius ρ",
@@ -140,8 +140,9 @@ def sharpness(
         (1.25, 0.5)
     """
     rho, seed = number("rho", rho, at_least=0), whole("seed", seed)
-    if kind not in _MEANS:
-        raise ThalwegError(f'kind must be "ascent", "worst" or "average", got {brief(kind)}')
+    if kind not in list(_MEANS):  # what has no hash is told of, too
+        *most, last = (f'"{known}"' for known in _MEANS)
+        raise ThalwegError(f"kind must be {', '.join(most)} or {last}, got {brief(kind)}")
     steps = _for("worst", "steps", steps, _STEPS, kind, at_least=1)
     starts = _for("worst", "starts", starts, _STARTS, kind, at_least=1)
     directions = _for("average", "directions", directions, _DIRECTIONS, kind, at_least=2)
@@ -180,7 +181,7 @@ def sharpness(
     return Sharpness(rise, error, length, _words(kind, ball, m), losses.evaluations, loss)
 
 
-def _for(kind: str, name: str, value: int | None, usual: int, now: str, *, at_least: int) -> int:
+def _for(kind: Kind, name: str, value: int | None, usual: int, now: Kind, *, at_least: int) -> int:
     if value is not None and now != kind:
         raise ThalwegError(
             f"{name} must be left out for kind={now!r}, got {value!r}: it is for kind={kind!r}"
@@ -188,7 +189,7 @@ def _for(kind: str, name: str, value: int | None, usual: int, now: str, *, at_le
     return whole(name, usual if value is None else value, at_least=at_least)
 
 
-def _words(kind: str, ball: Ball, m: int | None) -> str:
+def _words(kind: Kind, ball: Ball, m: int | None) -> str:
     shape = f"{ball!r}, of radius ρ"
     if is_ellipsoid(ball):
         shape = "‖ε‖ ≤ ρ" if ball.scale is None else f"‖T⁻¹ε‖ ≤ ρ, T = {ball.scale!r}"

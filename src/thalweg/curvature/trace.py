@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from thalweg.curvature.given import product_of
 from thalweg.curvature.product import Product
 from thalweg.errors import ThalwegError, brief, number, whole
 
@@ -84,6 +85,7 @@ def trace(
     """
     if method not in ("hutch++", "hutchinson"):
         raise ThalwegError(f'method must be "hutch++" or "hutchinson", got {brief(method)}')
+    product = product_of(product)
     allowed = math.inf if tolerance is None else number("tolerance", tolerance, above=0)
     most = whole("products", products, at_least=2)
     seed = whole("seed", seed)

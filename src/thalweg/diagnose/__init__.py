@@ -21,6 +21,7 @@ from thalweg.diagnose.measure import measure_model
 from thalweg.diagnose.record import Diagnosis, Edge, Measured, Row, Scan, Spectrum
 from thalweg.diagnose.rule import recommend
 from thalweg.errors import number, whole
+from thalweg.modules import within
 
 __all__ = ["Diagnosis", "Edge", "Measured", "Row", "Scan", "Spectrum", "diagnose", "recommend"]
 
@@ -90,7 +91,7 @@ def diagnose(
     power = number("power", power, at_least=0)
     rho = None if rho is None else number("rho", rho, above=0)
     count, steps = whole("batches", batches, at_least=1), whole("train", train)
-    model = checks.bare(model)
+    model = within(model)
     tell = progress or (lambda word: None)
     try:
         measured = measure_model(

@@ -98,17 +98,6 @@ mse_loss(model(batch[0]), batch[1])
         )
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """Return the model itself, out of a compiled one or out of DistributedDataParallel.
-
-    Args:
-        model: The model.
-    """
-    model = getattr(model, "_orig_mod", model)
-    inside = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    return getattr(inside, "_orig_mod", inside)
-
-
 def _takes_two(function: Any) -> bool:
     """Whether a function can be called with two arguments, as far as one can see."""
     try:

@@ -38,19 +38,23 @@ def _edge(measured: Measured, rho: float, name: str, power: float | None) -> Edg
         return Edge(name, power)
     given = base.given
     size: dict[str, Any] = {"grad_norm": measured.grad_norm, "power": power or 0.0}
-    largest = bounce = radius = None
+    largest = lr = bounce = radius = None
     edge, missing = base.edge(0.0 if power is None else rho, **size)
     if missing:
         return Edge(name, power)
     if power is not None and curvature > 0:
         with contextlib.suppress(ThalwegError):  # the base optimizer itself leaves
             largest = float(theory.largest_stable_rho(base.eta, curvature, **size, **given))
+    if curvature > 0:
+        radius_now = 0.0 if power is None else rho
+        eta = theory.largest_stable_eta(radius_now, curvature, **size, **given)
+        lr = float(eta) * base.lr / base.eta  # eta is the lr, less the dampening
     if power and curvature > 0 and not base.nesterov:
         with contextlib.suppress(ThalwegError):  # likewise
             bounce = float(theory.bounce_amplitude(base.eta, rho, curvature, power, base.momentum))
             eta = base.eta / (1.0 + base.momentum)
             radius = float(theory.effective_radius(eta, rho, curvature, power))
-    return Edge(name, power, edge, curvature / edge, largest, bounce, radius)
+    return Edge(name, power, edge, curvature / edge, largest, lr, bounce, radius)
 
 
 def changes(measured: Measured, rho: float) -> dict[str, float]:

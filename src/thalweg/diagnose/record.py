@@ -147,6 +147,7 @@ class Edge:
         edge: The curvature at which a step is marginally stable; ``None`` where unknown.
         ratio: λ_max over the edge; 1 is at the edge.
         largest_rho: Rho that brings the edge to λ_max at this ‖g‖; ``None`` where there is none.
+        largest_lr: Learning rate that does so; ``None`` likewise.
         bounce: Distance from the minimum at which the iterate bounces; ``None`` where it does not.
         radius: ‖ε‖ on that bounce.
     """
@@ -156,6 +157,7 @@ class Edge:
     edge: float | None = None
     ratio: float | None = None
     largest_rho: float | None = None
+    largest_lr: float | None = None
     bounce: float | None = None
     radius: float | None = None
 

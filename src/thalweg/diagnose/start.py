@@ -36,7 +36,7 @@ def untrained_loss(
         >>> data = [torch.ones(4, 1)]
         >>> loss, origin = untrained_loss(model, lambda m, x: (m(x) ** 2).mean(), data, None, 0)
         >>> loss > 0, origin
-        (True, 'of a copy whose layers begin anew by reset_parameters()')
+        (True, 'of a copy begun anew by reset_parameters()')
     """
     try:
         twin = copy.deepcopy(model)
@@ -64,4 +64,4 @@ def untrained_loss(
     loss = sum(n * one for n, one in zip(sizes, losses, strict=True)) / sum(sizes)
     if not math.isfinite(loss):
         return math.nan, f"that of a copy that begins anew is {loss:g}"
-    return loss, "of a copy whose layers begin anew by reset_parameters()"
+    return loss, "of a copy begun anew by reset_parameters()"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from thalweg.diagnose.outlook import finite, same_length, verdict
 from thalweg.diagnose.record import Edge, Measured, Row
-from thalweg.diagnose.rule import BENT, START, Advice, noise, start_radius
+from thalweg.diagnose.rule import BENT, START, Advice, start_radius
 
 #: λ_max over the edge from which on it is said to be at the edge, and beyond it.
 _AT, _BEYOND = 0.8, 1.25
@@ -36,13 +36,16 @@ def rows(
     """
     found = [
         Row("Recommended", "rho", _text(advice.rho), f"at power {advice.power:g}{_how(measured)}"),
+        *_largest_lr(measured, advice.rho, asked, edges),
         *_equals(measured, advice, power),
     ]
     if asked != advice.rho:
         found.append(Row("Recommended", "asked about", _text(asked), verdict(measured, asked)))
-    found += [Row("Measured", *row) for row in _measured(measured)]
     found += [Row("Along SAM's direction", *row) for row in _along(measured)]
-    found += [Row(f"Edges at rho = {asked:.3g}", *row) for row in _edges(measured, edges)]
+    momentum = f", momentum {measured.base.momentum:g}" if measured.base.momentum else ""
+    part = f"Edges at rho = {asked:.3g}{momentum}"
+    found += [Row(part, *row) for row in _edges(measured, edges)]
+    found += [Row("Measured, in training mode", *row) for row in _measured(measured)]
     found += [Row("What rho would become", *row) for row in _changes(changes)]
     return tuple(found)
 
@@ -53,6 +56,14 @@ def _how(m: Measured) -> str:
         return ""
     why = ": the loss before training is not known" if math.isnan(m.start_loss) else ""
     return f", by the cautious rule{why}"
+
+
+def _largest_lr(m: Measured, rho: float, asked: float, edges: tuple[Edge, ...]) -> Iterator[Row]:
+    alone, *_, sam = edges
+    if finite(sam.largest_lr):
+        at = "" if asked == rho else f"at rho = {asked:.3g}: "
+        told = f"{at}now {m.base.lr:g}; above, steps grow (without SAM {_text(alone.largest_lr)})"
+        yield Row("Recommended", "largest lr", _text(sam.largest_lr), told)
 
 
 def _equals(measured: Measured, advice: Advice, power: float) -> Iterator[Row]:
@@ -66,13 +77,13 @@ def _equals(measured: Measured, advice: Advice, power: float) -> Iterator[Row]:
 
 def _measured(m: Measured) -> Iterator[tuple[str, str, str]]:
     many = "batch" if m.batches == 1 else "batches"
-    seen = f"over {m.batches} {many} of {m.examples:.4g} examples, in training mode"
+    seen = f"over {m.batches} {many} of {m.examples:.4g} examples"
     if m.summed:
         seen = f"a sum, it seems, where the mean is wanted; {seen}"
     yield "parameters", f"{m.parameters:,}", f"‖w‖ = {_text(m.weight_norm)}"
     if m.coarse:
         yield "precision", "wider", f"a copy was measured: the parameters are {m.coarse}"
-    spread = "" if math.isnan(m.loss_noise) else f"; ± {_text(m.loss_noise)} from batch to batch"
+    spread = "" if math.isnan(m.loss_noise) else f"; ± {_text(m.loss_noise)} among them"
     yield "loss", _text(m.loss), f"{seen}{spread}"
     yield "before training", _text(m.start_loss), _start(m)
     what = "loss as it is summed" if m.summed else "mean loss"
@@ -84,9 +95,9 @@ def _measured(m: Measured) -> Iterator[tuple[str, str, str]]:
     elif math.isinf(m.noise_scale):
         told = "the mean gradient is lost in the noise of these batches"
     elif m.noise_scale > m.examples:
-        told = "examples: above the batch size, noise rules the gradient of a batch"
+        told = "examples: the gradient of a batch is mostly noise"
     else:
-        told = "examples: below the batch size, the gradient of a batch is mostly signal"
+        told = "examples: the gradient of a batch is mostly signal"
     yield "noise scale", _text(m.noise_scale), told
     share = f"{100 * m.largest_share:.0f} %"
     yield "largest share", share, f"of ‖ε‖² falls to {m.largest_name}"
@@ -106,24 +117,23 @@ def _spread(m: Measured) -> Iterator[tuple[str, str, str]]:
     mean = m.trace / m.parameters
     yield "trace", _text(m.trace), f"± {_text(m.trace_error)}; mean eigenvalue {_text(mean)}"
     bulk = m.spectrum.within(_BULK)
-    many = f"λ_max is {_text(m.lambda_max / bulk)} times that" if bulk > 0 else "the rest is 0"
-    told = f"{100 * _BULK:g} % of the eigenvalues lie within this of 0: {many}"
-    yield "spectrum", _text(bulk), told
+    many = f"λ_max is {_text(m.lambda_max / bulk)} times it" if bulk > 0 else "the rest is 0"
+    told = f"{100 * _BULK:g} % are within this of 0; {many}"
+    yield "eigenvalues", _text(bulk), told
     share = m.spectrum.below(-_FLAT * abs(m.lambda_max))
-    told = f"of the eigenvalues are below -λ_max/{1 / _FLAT:g}"
+    told = f"of them are below -λ_max/{1 / _FLAT:g}"
     yield "negative", f"{100 * share:.2g} %", told
 
 
 def _along(m: Measured) -> Iterator[tuple[str, str, str]]:
-    yield "λ̂", _text(m.scan.curvature[_near(m)]), "curvature along ε, at the lower end"
     end, radius = m.scan.rho[-1], start_radius(m)
     untrained = m.upper > radius
-    beyond = f"the rise of a batch is off that of a quadratic by {100 * BENT:g} %"
+    beyond = f"the rise of a batch is off a quadratic's by {100 * BENT:g} %"
     if untrained:
-        beyond = "the loss at w + ε is above that before training"
-    below = f"below, the loss rise is lost in {noise(m)}"
+        beyond = "the loss is above that before training"
+    below = f"below, lost in {'rounding' if math.isnan(m.loss_noise) else 'batch noise'}"
     if m.lower < m.scan.rho[0]:
-        below += f"; the scan begins at {_text(m.scan.rho[0])}, where the rise is above it"
+        below += f"; scanned from {_text(m.scan.rho[0])}"
     ends = (
         ("lower end", m.lower, below),
         ("upper end", radius if untrained else m.upper, f"above, {beyond}"),
@@ -136,6 +146,7 @@ def _along(m: Measured) -> Iterator[tuple[str, str, str]]:
             _text(value) if reached else f"> {_text(end)}",
             (meaning if reached else "not reached in the scan"),
         )
+    yield "λ̂", _text(m.scan.curvature[_near(m)]), "curvature along ε, at the lower end"
 
 
 def _near(m: Measured) -> int:
@@ -153,8 +164,6 @@ def _edges(m: Measured, edges: tuple[Edge, ...]) -> Iterator[tuple[str, str, str
         where = "below it"
         if one.ratio >= _AT:
             where = "beyond it: steps grow" if one.ratio > _BEYOND else "at it"
-        if one.power is None and m.base.momentum:
-            where += f"; with momentum {m.base.momentum:g}, as those below"
         yield one.method, _text(one.edge), f"λ_max is {one.ratio:.2g} of this edge, {where}"
     by_name = {one.method: one for one in edges}
     largest, title = by_name["USAM"].largest_rho, "USAM's threshold"
@@ -163,32 +172,26 @@ def _edges(m: Measured, edges: tuple[Edge, ...]) -> Iterator[tuple[str, str, str
     elif largest is None:
         yield title, "none", "the base optimizer itself leaves a minimum of this curvature"
     else:
-        meaning = f"the largest rho that USAM bears here: ‖ε‖ = {_text(largest * m.grad_norm)} now"
+        meaning = f"the largest rho that it bears; ‖ε‖ = {_text(largest * m.grad_norm)} now"
         yield title, _text(largest), meaning
     for name in ("p = 1/2", "SAM"):
         one = by_name[name]
         if finite(one.bounce):
-            radius = "" if one.radius is None else f"; ‖ε‖ is {_text(one.radius)} there"
-            meaning = "on a quadratic no rho makes it diverge: it bounces this far from the minimum"
+            radius = "" if one.radius is None else f"; ‖ε‖ = {_text(one.radius)} there"
+            meaning = "from a quadratic's minimum"
             yield f"{name}: bounce", _text(one.bounce), meaning + radius
 
 
 def _changes(changes: dict[str, float]) -> Iterator[tuple[str, str, str]]:
-    noise = "keeps the penalty of the noise, to first order in rho"
-    alone = "if every weight had a ball of its own"
-    now = _text(changes["USAM now"])
-    meanings = {
-        "batch/4": noise,
-        "batch*4": noise,
-        "loss*4": "SAM's rho does not see the loss scale (at a quarter of the lr)",
-        "USAM, loss*4": f"USAM's, now {now}, does",
-        "width*4, first layer": alone,
-        "width*4, hidden layer": alone,
-        "width*4, last layer": f"{alone}; under one ball, its share of ε grows: diagnose anew",
-    }
-    for name, meaning in meanings.items():
-        if name in changes:
-            yield name.replace("*", " × ").replace("/", " / "), _text(changes[name]), meaning
+    told = {name: _text(value) for name, value in changes.items()}
+    for name in ("batch/4", "batch*4"):
+        if name in told:
+            meaning = "the noise's penalty kept, to first order in rho"
+            yield name.replace("*", " × ").replace("/", " / "), told[name], meaning
+    meaning = f"with lr / 4: SAM's stays, USAM's becomes {told['USAM, loss*4']}"
+    yield "loss × 4", told["loss*4"], meaning
+    first, hidden, last = (told[f"width*4, {layer} layer"] for layer in ("first", "hidden", "last"))
+    yield "width × 4", first, f"a first layer's ball; hidden {hidden}, last {last}"
 
 
 def _text(value: float | None) -> str:

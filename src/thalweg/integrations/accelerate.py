@@ -32,6 +32,7 @@ from torch import nn
 
 from thalweg.errors import ThalwegError, extra
 from thalweg.integrations import accumulation
+from thalweg.modules import uncompiled
 from thalweg.sam import SAM
 from thalweg.telemetry import Pass
 
@@ -225,15 +226,15 @@ def reducing(model: nn.Module, wanted: bool, *, ascent: bool = False) -> Iterato
         >>> with reducing(nn.Linear(1, 1), False):  # in one process, nothing
         ...     pass
     """
-    inner: Any = getattr(model, "_orig_mod", model)  # of a compiled one
     if reduces_shards(model):
+        inner: Any = uncompiled(model)
         inner.set_requires_gradient_sync(wanted)
         try:
             yield
         finally:
             inner.set_requires_gradient_sync(True)
     else:
-        with accumulation.reducing(inner, wanted, ascent=ascent):
+        with accumulation.reducing(model, wanted, ascent=ascent):
             yield
 
 
@@ -247,4 +248,4 @@ def reduces_shards(model: nn.Module) -> bool:
         >>> reduces_shards(nn.Linear(1, 1))
         False
     """
-    return hasattr(getattr(model, "_orig_mod", model), "set_requires_gradient_sync")
+    return hasattr(uncompiled(model), "set_requires_gradient_sync")

@@ -9,10 +9,10 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from thalweg.errors import ThalwegError, warn
+from thalweg.modules import distributed
 from thalweg.sam import SAM
 from thalweg.telemetry import Pass
 
@@ -54,16 +54,17 @@ def reducing(model: nn.Module | None, wanted: bool, *, ascent: bool = False) -> 
         >>> with reducing(nn.Linear(1, 1), False):  # in one process, nothing
         ...     pass
     """
-    if not isinstance(model, DistributedDataParallel):
+    whole = distributed(model)
+    if whole is None:
         yield
         return
-    before, model.require_backward_grad_sync = model.require_backward_grad_sync, wanted
+    before, whole.require_backward_grad_sync = whole.require_backward_grad_sync, wanted
     try:
-        if wanted and model.find_unused_parameters:
-            _use(model, every=ascent)
+        if wanted and whole.find_unused_parameters:
+            _use(whole, every=ascent)
         yield
     finally:
-        model.require_backward_grad_sync = before
+        whole.require_backward_grad_sync = before
 
 
 def _use(model: nn.Module, *, every: bool) -> None:

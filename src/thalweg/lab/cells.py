@@ -8,10 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thalweg.ascent.slots import takes
 from thalweg.errors import ThalwegError, brief
 from thalweg.lab.grid import Grid, State, minibatches, pick
 from thalweg.lab.observe import History, Observer
 from thalweg.lab.problems import Params, Problem
+
+#: The methods of a problem, and what they are called with.
+_CALLED = {
+    "start": "seeds",
+    "loss": "params, batch=None",
+    "final_loss": "params, seeds",
+    "gradient": "params, batch=None",
+    "observe": "params, seeds",
+    "stream": "seeds",
+}
 
 
 class Cells:
@@ -51,6 +62,11 @@ class Cells:
         self.diverged = torch.zeros_like(settings.seeds, dtype=torch.bool)
         self._observers, self._records = dict(observe), {}
         self._seen = problem.observe(w, settings.seeds) if observe else {}
+        if not isinstance(self._seen, dict):
+            raise ThalwegError(
+                f"{type(problem).__name__}.observe() must return a dict of tensors by name, got "
+                f"{brief(self._seen)}"
+            )
         for name, value in self._seen.items():
             _per_cell(f"{type(problem).__name__}.observe()[{name!r}]", value, len(self.index))
         for name, observer in self._observers.items():
@@ -130,13 +146,46 @@ class Cells:
             observer.look(self._records[name], self._seen[observer.quantity], step)
 
 
+def check_problem(problem: object) -> None:
+    """Raise unless something is a problem whose parts can be used as a simulation does.
+
+    Args:
+        problem: What the caller gave.
+
+    Raises:
+        ThalwegError: If it is none, or if a method, its dtype or its quantities do not fit.
+    """
+    if not isinstance(problem, Problem):
+        raise ThalwegError(
+            f"problem must be an instance of a Problem such as Quadratic([1.0]), got "
+            f"{brief(problem)}"
+        )
+    name, dtype, watched = type(problem).__name__, problem.dtype, problem.quantities
+    for method, arguments in _CALLED.items():
+        if not takes(getattr(problem, method), len(arguments.split(", "))):
+            raise ThalwegError(
+                f"{name}.{method} must be called with ({arguments}), got one that takes other "
+                f"arguments: write def {method}(self, {arguments})"
+            )
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ThalwegError(
+            f"{name}.dtype must be a floating-point type such as torch.float64, got {brief(dtype)}"
+        )
+    if not isinstance(watched, tuple | list):
+        raise ThalwegError(
+            f'{name}.quantities must be a tuple of names such as ("distance",), got '
+            f"{brief(watched)}"
+        )
+
+
 def _started(problem: Problem, seeds: Tensor) -> Params:
     """The parameters at the start, once they and the loss are found to have the right forms."""
     name, cells = type(problem).__name__, len(seeds)
     w = problem.start(seeds)
-    if not isinstance(w, dict):
+    if not isinstance(w, dict) or not w:
         raise ThalwegError(
-            f"{name}.start() must return a dict of tensors by name, got {type(w).__name__}"
+            f"{name}.start() must return a dict of tensors by name, got "
+            f"{'an empty one' if isinstance(w, dict) else type(w).__name__}"
         )
     for key, value in w.items():
         if not isinstance(value, Tensor) or value.shape[:1] != (cells,):
@@ -151,9 +200,30 @@ def _started(problem: Problem, seeds: Tensor) -> Params:
             )
     if cells:
         stream = problem.stream(seeds)
+        if stream is not None and not takes(stream, 1):
+            raise ThalwegError(
+                f"{name}.stream() must return a function from the step to its minibatch, or None, "
+                f"got {brief(stream)}"
+            )
         batch = minibatches(problem, stream(0) if stream else None)[0]
         _per_cell(f"{name}.loss()", problem.loss(w, batch), cells)
+        _per_cell(f"{name}.final_loss()", problem.final_loss(w, seeds), cells)
+        _like(f"{name}.gradient()", problem.gradient(w, batch), w)
     return w
+
+
+def _like(what: str, found: Any, w: Params) -> None:
+    """Raise unless there is a tensor of its form for every parameter."""
+    for name, t in w.items():
+        got = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(got, Tensor) or (got.shape, got.dtype) != (t.shape, t.dtype):
+            came = brief(found)
+            if isinstance(got, Tensor):
+                came = f"{tuple(got.shape)} of {got.dtype}"
+            raise ThalwegError(
+                f"{what}[{name!r}] must be a tensor like the parameter, {tuple(t.shape)} of "
+                f"{t.dtype}, got {came}"
+            )
 
 
 def _per_cell(what: str, value: Any, cells: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 from thalweg.lab.observe import Maximum
 from thalweg.lab.problems import Params, Problem
 from thalweg.lab.random_sums import RandomSums, normal_rows
@@ -77,7 +77,8 @@ class Bowls(Problem):
             table = np.array(np.nan)
         if table.ndim != 2 or not table.size or not (table > 0).all() or np.isinf(table).any():
             raise ThalwegError(
-                f"spectra must be lists of positive numbers, all of one length, got {spectra!r}"
+                "spectra must be lists of positive numbers, all of one length, got "
+                f"{brief(spectra)}"
             )
         self.spectra = torch.tensor(table, dtype=self.dtype)
 

@@ -56,7 +56,7 @@ class Digits(Problem):
         loss_scale: float = 1.0,
     ) -> None:
         self.n_train = whole("n_train", n_train, at_least=1)
-        self.label_noise = number("label_noise", label_noise, at_least=0)
+        self.label_noise = number("label_noise", label_noise, at_least=0, at_most=1)
         self.batch_size = whole("batch_size", batch_size, at_least=1)
         self.eta = number("eta", eta, above=0)
         self.momentum = number("momentum", momentum, at_least=0, below=1)
@@ -67,8 +67,6 @@ class Digits(Problem):
                 f"n_train must leave images for validation and test (at most {data.TOTAL - 2} of "
                 f"{data.TOTAL}), got {n_train}"
             )
-        if self.label_noise > 1:
-            raise ThalwegError(f"label_noise must be a share from 0 to 1, got {label_noise}")
         if self.batch_size > self.n_train:
             raise ThalwegError(f"batch_size must be at most n_train={n_train}, got {batch_size}")
 

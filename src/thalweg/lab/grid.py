@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent import Constant, Schedule
-from thalweg.errors import ThalwegError, quantity
+from thalweg.errors import ThalwegError, brief, number, quantity
 from thalweg.lab.problems import Params, Problem
 
 
@@ -58,7 +58,9 @@ class Grid(NamedTuple):
             return self.rho
         both = torch.stack([self.rho, self.eta], 1)
         kinds, which = torch.unique(both, dim=0, return_inverse=True)
-        found = [max(0.0, schedule(rho, step, eta)) for rho, eta in kinds.tolist()]
+        name = f"what the schedule {brief(schedule)} gives"
+        each = [schedule(rho, step, eta) for rho, eta in kinds.tolist()]
+        found = [number(name, radius, at_least=0) for radius in each]
         return self.rho.new_tensor(found)[which]
 
 
@@ -129,13 +131,15 @@ def broadcast(
         except ValueError:  # rows of different lengths
             array = np.asarray(None)
         if array.dtype.kind not in "iuf":
-            raise ThalwegError(f"{name} must be a number or an array of numbers, got {value!r}")
+            raise ThalwegError(
+                f"{name} must be a number or an array of numbers, got {brief(value)}"
+            )
         arrays[name] = array
     quantity("eta", arrays["eta"], above=0)
     for name in ("rho", "power", "seed"):
         quantity(name, arrays[name], at_least=0)
     if arrays["seed"].dtype.kind == "f":
-        raise ThalwegError(f"seed must be a whole number or an array of them, got {seed!r}")
+        raise ThalwegError(f"seed must be a whole number or an array of them, got {brief(seed)}")
     every = {name: a.shape for name, a in arrays.items()}
     if replay is not None:
         every["replay without its steps"] = tuple(replay.shape[:-1])
@@ -179,7 +183,7 @@ def lengths_of(replay: Any, steps: int, dtype: torch.dtype, device: torch.device
     except ValueError:  # rows of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "iuf":
-        raise ThalwegError(f"replay must be an array of numbers, got {replay!r}")
+        raise ThalwegError(f"replay must be an array of numbers, got {brief(replay)}")
     if array.ndim == 0 or array.shape[-1] != steps:
         raise ThalwegError(
             f"replay must have one length for each of the {steps} steps along its last axis, got "

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 from thalweg.lab import data
 from thalweg.lab.problems import Params, Problem
 
@@ -126,7 +126,7 @@ def _table(name: str) -> tuple[Tensor, Tensor]:
     pair = re.fullmatch(r"digits (\d) (\d)", str(name))
     if pair is None or pair[1] == pair[2]:
         raise ThalwegError(
-            f'name must be "breast cancer" or two digits, as "digits 3 8", got {name!r}'
+            f'name must be "breast cancer" or two digits, as "digits 3 8", got {brief(name)}'
         )
     images, labels = data.digits()
     one, other = (labels == int(digit) for digit in pair.groups())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 from thalweg.lab import data
 from thalweg.lab.problems import Params, Problem
 from thalweg.lab.spectrum import leading
@@ -34,7 +34,7 @@ class Network(Problem):
         products: Hessian-vector products for one look at the spectrum.
 
     Raises:
-        ThalwegError: If a number is out of range.
+        ThalwegError: If a number is out of range, or the origin is of another network.
     """
 
     elementwise = False
@@ -49,6 +49,14 @@ class Network(Problem):
         products: int = 12,
     ) -> None:
         self.examples = whole("examples", examples, at_least=1)
+        for name, shape, _ in () if origin is None else self._forms():
+            begin: Any = origin.get(name) if isinstance(origin, Mapping) else None
+            if np.shape(begin)[1:] != shape:
+                raise ThalwegError(
+                    f"origin must have rows of shape {shape} under {name!r}, one for each seed, "
+                    f"got {brief(origin if begin is None else begin)}: pass the final of a run of "
+                    "the same network"
+                )
         self.origin = origin
         self.noise = number("noise", noise, at_least=0)
         self.products = whole("products", products, at_least=2)
@@ -70,19 +78,28 @@ class Network(Problem):
         unique, cell = np.unique(seeds.tolist(), return_inverse=True)
         streams = [np.random.default_rng([int(seed), 1]) for seed in unique]
         params = {}
-        for name, (rows, columns) in self.shapes().items():
-            for kind, fan_in in (("weight", rows), ("bias", 1)):
-                shape = (fan_in, columns)
-                if self.origin is None:
-                    drawn = [s.uniform(-1, 1, shape) / rows**0.5 for s in streams]
-                else:
-                    begin = self.origin[kind + name]
-                    drawn = [
-                        np.asarray(begin[seed]) + self.noise * s.standard_normal(shape)
-                        for seed, s in zip(unique, streams, strict=True)
-                    ]
-                params[kind + name] = torch.tensor(np.stack(drawn)[cell], device=seeds.device)
+        for name, shape, fan_in in self._forms():
+            if self.origin is None:
+                drawn = [s.uniform(-1, 1, shape) / fan_in**0.5 for s in streams]
+            else:
+                begin = self.origin[name]
+                if unique.max(initial=0) >= len(begin):
+                    raise ThalwegError(
+                        f"seed must be the number of a row of the origin, from 0 to "
+                        f"{len(begin) - 1}, got {unique.max()}"
+                    )
+                drawn = [
+                    np.asarray(begin[seed]) + self.noise * s.standard_normal(shape)
+                    for seed, s in zip(unique, streams, strict=True)
+                ]
+            params[name] = torch.tensor(np.stack(drawn)[cell], device=seeds.device)
         return params
+
+    def _forms(self) -> Iterator[tuple[str, tuple[int, int], int]]:
+        """Give name, shape and fan in of every parameter."""
+        for name, (rows, columns) in self.shapes().items():
+            yield f"weight{name}", (rows, columns), rows
+            yield f"bias{name}", (1, columns), rows
 
     def stream(self, seeds: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
         """Return the function from step to data, which are the same at every step."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Observer:
     every: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.quantity, str):
+            raise ThalwegError(
+                "quantity must be the name of something that the problem observes, got "
+                f"{brief(self.quantity)}"
+            )
         whole("every", self.every, at_least=1)
 
     def begin(self, value: Tensor) -> list[Tensor]:

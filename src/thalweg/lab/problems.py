@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError, number
+from thalweg.errors import ThalwegError, brief, number
 
 Params = dict[str, Tensor]
 
@@ -81,7 +81,14 @@ class Problem:
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
             total = self.loss(leaves, batch).sum()
-        return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
+        if not total.requires_grad:
+            raise ThalwegError(
+                f"{type(self).__name__}.loss() must depend on the parameters, got one without a "
+                "graph: make it of them by operations of torch, or write gradient(params, batch)"
+            )
+        # Of a parameter that the loss does not see it is 0.
+        found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, found, strict=True))
 
     def _lacks(self, method: str, gives: str) -> ThalwegError:
         name = type(self).__name__
@@ -110,15 +117,13 @@ class Quadratic(Problem):
     quantities: tuple[str, ...] = ("distance",)
 
     def __init__(self, eigenvalues: Sequence[float], start: Sequence[float] | None = None) -> None:
-        if isinstance(eigenvalues, (str, bytes)) or not hasattr(eigenvalues, "__iter__"):
-            raise ThalwegError(f"eigenvalues must be a list of numbers, got {eigenvalues!r}")
-        self.eigenvalues = tuple(number("eigenvalue", value) for value in eigenvalues)
-        chosen = [1.0] * len(self.eigenvalues) if start is None else start
-        self.point = tuple(number("start", value) for value in chosen)
-        if not self.eigenvalues or len(self.point) != len(self.eigenvalues):
+        self.eigenvalues = numbers("eigenvalues", eigenvalues)
+        alike = (1.0,) * len(self.eigenvalues)
+        self.point = alike if start is None else numbers("start", start)
+        if len(self.point) != len(self.eigenvalues):
             raise ThalwegError(
-                "start must have one number for each eigenvalue (and there must be one), got "
-                f"{len(self.point)} numbers for {len(self.eigenvalues)} eigenvalues"
+                f"start must have one number for each eigenvalue, got {len(self.point)} numbers "
+                f"for {len(self.eigenvalues)} eigenvalues"
             )
 
     def start(self, seeds: Tensor) -> Params:
@@ -140,6 +145,32 @@ class Quadratic(Problem):
         return {"distance": torch.linalg.vector_norm(params["w"], dim=-1)}
 
 
+def numbers(name: str, values: Any) -> tuple[float, ...]:
+    """Return numbers that came in a list, a tuple or an array of one dimension.
+
+    Args:
+        name: What the caller calls them.
+        values: The numbers, at least one.
+
+    Raises:
+        ThalwegError: If they are something else.
+
+    Example:
+        >>> numbers("eigenvalues", [4, 1.0])
+        (4.0, 1.0)
+    """
+    try:
+        found = () if isinstance(values, (str, bytes, dict)) else tuple(values)
+    except TypeError:
+        found = ()
+    if not found:
+        remedy = f": write [{values}]" if isinstance(values, float | int) else ""
+        raise ThalwegError(
+            f"{name} must be a list of numbers, at least one, got {brief(values)}{remedy}"
+        )
+    return tuple(number(f"each of {name}", value) for value in found)
+
+
 class Quartic(Problem):
     r"""The loss of fourth degree in one variable: :math:`L(w) = \tfrac14 w^4`.
 
@@ -152,6 +183,9 @@ class Quartic(Problem):
     Args:
         start: The point to start from.
 
+    Raises:
+        ThalwegError: If the start is no number.
+
     Example:
         >>> quartic = Quartic(2.0)
         >>> w = quartic.start(torch.tensor([0]))
@@ -160,7 +194,7 @@ class Quartic(Problem):
     """
 
     def __init__(self, start: float) -> None:
-        self.point = start
+        self.point = number("start", start)
 
     def start(self, seeds: Tensor) -> Params:
         """Return ``{"w": (B,)}``."""
@@ -204,12 +238,14 @@ class SingleNeuron(Problem):
         loss_scale: float = 1.0,
     ) -> None:
         if loss not in ("log_cosh", "sqrt"):
-            raise ThalwegError(f'loss must be "log_cosh" or "sqrt", got {loss!r}')
+            raise ThalwegError(f'loss must be "log_cosh" or "sqrt", got {brief(loss)}')
         self.link = loss
         try:
             x0, y0 = start
         except (TypeError, ValueError):
-            raise ThalwegError(f"start must be a pair of numbers (x, y), got {start!r}") from None
+            raise ThalwegError(
+                f"start must be a pair of numbers (x, y), got {brief(start)}"
+            ) from None
         self.x0, self.y0 = number("start", x0), number("start", y0)
         self.loss_scale = number("loss_scale", loss_scale, above=0)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import ThalwegError, brief, number, whole
 from thalweg.lab.problems import Params, Problem
 
 
@@ -71,7 +71,7 @@ class RandomSums(Problem):
         terms: int = 3,
     ) -> None:
         if link not in ("log_cosh", "cos"):
-            raise ThalwegError(f'link must be "log_cosh" or "cos", got {link!r}')
+            raise ThalwegError(f'link must be "log_cosh" or "cos", got {brief(link)}')
         self.link = link
         self.alpha = number("alpha", alpha, at_least=0)
         self.beta = number("beta", beta, above=self.alpha)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError, number
-from thalweg.lab.problems import Params
+from thalweg.errors import ThalwegError, brief, number
+from thalweg.lab.problems import Params, numbers
 from thalweg.lab.starts import ManyStarts
 
 
@@ -37,12 +37,13 @@ class Saddle(ManyStarts):
     quantities: tuple[str, ...] = (*ManyStarts.quantities, "down")
 
     def __init__(self, up: float, down: Sequence[float], starts: Any) -> None:
-        super().__init__([number("up", up, above=0), *down], starts)
-        if not all(value < 0 for value in self.eigenvalues[1:]) or len(self.eigenvalues) < 2:
+        ways = numbers("down", down)
+        if not all(value < 0 for value in ways):
             raise ThalwegError(
-                f"down must be at least one number below 0, got {down!r}: at a saddle some "
-                "curvature is negative"
+                f"down must be numbers below 0, got {brief(down)}: at a saddle some curvature is "
+                "negative"
             )
+        super().__init__([number("up", up, above=0), *ways], starts)
 
     def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
         """Return what ``ManyStarts`` does, and the distance ‖y‖ along the ways down."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent import AllParameters, Constant, Method, check_method
-from thalweg.errors import ThalwegError, brief, number, whole
-from thalweg.lab.cells import Cells
+from thalweg.errors import ThalwegError, brief, flag, number, whole
+from thalweg.lab.cells import Cells, check_problem
 from thalweg.lab.grid import broadcast, lengths_of
 from thalweg.lab.observe import Final, Observer
 from thalweg.lab.problems import Problem
@@ -103,7 +103,7 @@ def simulate(
             own may depend on the step unless it has an attribute ``stateless``, which is True.
         steps: How many steps, the same for every cell.
         seed: Seeds, for problems that draw something.
-        momentum: As in torch's SGD; the problem's own if ``None``.
+        momentum: As in torch's SGD, but below 1; the problem's own if ``None``.
         nesterov: As in torch's SGD.
         weight_decay: As in torch's SGD: added to the SAM gradient. ε is made without it.
         decoupled: Multiply w by 1 - eta·weight_decay before the step instead, as AdamW does.
@@ -137,14 +137,15 @@ def simulate(
     """
     clock = time.perf_counter()
     whole("steps", steps)
-    if not isinstance(problem, Problem):
-        raise ThalwegError(
-            f"problem must be an instance of a Problem such as Quadratic([1.0]), got {problem!r}"
-        )
+    check_problem(problem)
+    flag("lengths", lengths)
+    flag("compile", compile, empty=True)
+    if not isinstance(progress, str | None):
+        raise ThalwegError(f"progress must be a label or None, got {brief(progress)}")
     if observe is not None and not isinstance(observe, Mapping):
         raise ThalwegError(
             f'observe must map names to observers, as {{"largest": Maximum("distance")}}, got '
-            f"{observe!r}"
+            f"{brief(observe)}"
         )
     check_method(method, power)
     if eta is None and problem.eta is None:
@@ -154,11 +155,12 @@ def simulate(
     else:
         power = method.power
     try:
-        where = torch.device(device or "cpu")
+        where = torch.device("cpu" if device is None else device)
         torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as cause:
+    except (RuntimeError, AssertionError, TypeError) as cause:
+        why = str(cause).partition("\n")[0]
         raise ThalwegError(
-            f"device must be one that torch can use, got {device!r}: {cause}"
+            f"device must be one that torch can use, got {brief(device)}: {why}"
         ) from None
     kept = None if replay is None else lengths_of(replay, steps, problem.dtype, where)
     shape, settings = broadcast(
@@ -240,8 +242,8 @@ def _chosen(problem: Problem, method: Method, seeds: Tensor) -> list[str] | None
     chosen = [name for name, t in w.items() if method.filter(t[0], name, None)]
     if not chosen:
         raise ThalwegError(
-            f"filter must choose among {', '.join(w)} by name or by shape, got {method.filter!r}, "
-            "which chooses none: the simulator knows of no modules"
+            f"filter must choose among {', '.join(w)} by name or by shape, got "
+            f"{brief(method.filter)}, which chooses none: the simulator knows of no modules"
         )
     return chosen
 

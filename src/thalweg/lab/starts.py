@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 from thalweg.lab.problems import Params, Quadratic
 
 
@@ -43,7 +43,7 @@ class ManyStarts(Quadratic):
         if self.starts.shape != wanted or not np.isfinite(self.starts).all():
             raise ThalwegError(
                 f"starts must be rows of {len(self.eigenvalues)} finite numbers, one for each "
-                f"eigenvalue, got {starts!r}"
+                f"eigenvalue, got {brief(starts)}"
             )
 
     def start(self, seeds: Tensor) -> Params:

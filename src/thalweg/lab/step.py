@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thalweg.ascent import Constant, Method, Perturbation, SAMGradient
 from thalweg.ascent.slots import fitting, gated, judged
-from thalweg.errors import ThalwegError, number
+from thalweg.errors import ThalwegError, flag, number
 from thalweg.lab.grid import Grid, State, column, minibatches
 from thalweg.lab.here import Here, Memory
 from thalweg.lab.problems import Params, Problem
@@ -25,7 +25,7 @@ class Base:
     """The base step, with the meanings that torch's SGD gives to the words.
 
     Attributes:
-        momentum: β of v ← βv + u.
+        momentum: β of v ← βv + u; below 1, so that velocities fade.
         nesterov: Whether the step is along u + βv instead of v.
         weight_decay: ω; ωw is added to the SAM gradient. ε is made without it.
         decoupled: Whether w is multiplied by 1 - ηω before the step instead, as AdamW does.
@@ -40,8 +40,12 @@ class Base:
     decoupled: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("momentum", "weight_decay"):
-            object.__setattr__(self, name, number(name, getattr(self, name), at_least=0))
+        momentum = number("momentum", self.momentum, at_least=0, below=1)
+        object.__setattr__(self, "momentum", momentum)
+        decay = number("weight_decay", self.weight_decay, at_least=0)
+        object.__setattr__(self, "weight_decay", decay)
+        flag("nesterov", self.nesterov)
+        flag("decoupled", self.decoupled)
         if self.nesterov and not self.momentum:
             raise ThalwegError(
                 f"nesterov must come with a momentum above 0, got momentum={self.momentum}"
@@ -158,8 +162,9 @@ class Step:
         if method.looks and not isinstance(method.combine, SAMGradient):
             both = here.every(g), here.every(h), here.context()
             u = here.named(fitting("combine", method.combine, method.combine(*both), both[1]))
-            if beside is not None and hasattr(method.combine, "beside"):
-                more = here.named(method.combine.beside(*both))
+            past = getattr(method.combine, "beside", None)
+            if beside is not None and past is not None:
+                more = here.named(fitting("beside", method.combine, past(*both), both[1]))
                 zeros = {k: torch.zeros_like(t) for k, t in more.items()}
                 beside.append(more if live is None else _chosen(live, more, zeros))
         if method.looks and live is not None:
@@ -205,9 +210,10 @@ class Step:
 
     def _reused(self, g: Params, here: Here, *, closed: bool) -> Params:
         """What a step gets that does not climb."""
-        if self.method.reuse is None or not closed or not self.perturb:
+        reuse, gradient = self.method.reuse, here.every(g)
+        if reuse is None or not closed or not self.perturb:
             return g
-        return here.named(self.method.reuse(here.every(g), here.context()))
+        return here.named(fitting("reuse", reuse, reuse(gradient, here.context()), gradient))
 
     def _length(self, rho: Tensor, ways: list[list[Perturbation]], live: Tensor | None) -> Params:
         """How long the way uphill was, where that is kept; the mean over the points."""

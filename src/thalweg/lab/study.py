@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from thalweg import __version__
-from thalweg.errors import ThalwegError, brief
+from thalweg.errors import ThalwegError, brief, flag, whole
 from thalweg.lab.claims import CLAIMS, Claim, Evidence
 from thalweg.lab.fingerprint import fingerprint
 from thalweg.lab.parts import keeping
@@ -44,6 +44,8 @@ def choose(names: Sequence[str], claims: Sequence[Claim] = CLAIMS) -> list[Claim
         >>> [claim.name for claim in choose(["drift"])]
         ['drift']
     """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ThalwegError(f"names must be a list of names, got {brief(names)}: write [name]")
     known = [claim.name for claim in claims]
     for name in names:
         if name not in known:
@@ -93,6 +95,15 @@ def study(
                 f"claims must be a Claim or a list of them, got {brief(claim)}: choose() gives "
                 "those of a name"
             )
+    if size not in list(SIZES):
+        raise ThalwegError(f"size must be one of {', '.join(SIZES)}, got {brief(size)}")
+    flag("fresh", fresh)
+    jobs = whole("jobs", jobs, at_least=1)
+    if not isinstance(folder, ResultsFolder | str | Path):
+        raise ThalwegError(
+            f"folder must be a path or a ResultsFolder, got {brief(folder)}: name one, such as "
+            '"results"'
+        )
     if not isinstance(folder, ResultsFolder):
         folder = ResultsFolder.create(folder, size=size)
     names = [claim.name for claim in claims]
@@ -107,7 +118,10 @@ def study(
     found = {name: folder.read(name) for name in folder.names() if name not in again}
     everything = {claim.name: claim for claim in (*CLAIMS, *claims)}
     marks = {n: fingerprint(c, c.settings_for(size)) for n, c in everything.items()}
-    folder.write_manifest(command=command, size=size, order=list(marks), fingerprints=marks)
+    shipped = [name for name, claim in everything.items() if claim in CLAIMS]
+    folder.write_manifest(
+        command=command, size=size, order=list(marks), shipped=shipped, fingerprints=marks
+    )
     due = []
     for claim in claims:
         old = found.get(claim.name)

@@ -99,8 +99,6 @@ class Text(Problem):
                 f"n_train must leave characters for validation and test (at most "
                 f"{len(text()) - 2 * HELD} of {len(text())}), got {n_train}"
             )
-        if self.context >= HELD:
-            raise ThalwegError(f"context must be below {HELD}, got {context}")
 
     def start(self, seeds: Tensor) -> Params:
         """Return the networks at initialization: Gaussian, of variance 1/(fan in)."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.errors import ThalwegError, number
+from thalweg.errors import ThalwegError, brief, number
 from thalweg.lab.problems import Params, Problem
 
 Point = Sequence[float]
@@ -170,7 +170,7 @@ class TwoCurvatures(Problem):
         examples: Literal["all", "one", "each"] = "all",
     ) -> None:
         if examples not in ("all", "one", "each"):
-            raise ThalwegError(f'examples must be "all", "one" or "each", got {examples!r}')
+            raise ThalwegError(f'examples must be "all", "one" or "each", got {brief(examples)}')
         self.u, self.z = _points(u, 2), _points(z, 2)
         self.examples = examples
 
@@ -244,7 +244,7 @@ def _points(start: Any, size: int) -> list[tuple[float, ...]]:
         rows = []
     if not rows or any(len(row) != size for row in rows):
         raise ThalwegError(
-            f"start must be a point of {size} numbers, or a list of such points, got {start!r}"
+            f"start must be a point of {size} numbers, or a list of such points, got {brief(start)}"
         )
     return [tuple(number("start", value) for value in row) for row in rows]
 

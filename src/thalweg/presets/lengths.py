@@ -199,5 +199,7 @@ def micro_batch(m: float, m_ref: float, power: float = 1.0) -> Method:
         >>> micro_batch(m=16, m_ref=64).schedule(0.1, step=0, lr=0.1)
         0.05
     """
+    m, m_ref = number("m", m, above=0), number("m_ref", m_ref, above=0)
+    power = number("power", power, at_least=0)
     times = float(rho_for_microbatch(1.0, m_ref, m, power))
     return Method(power=power, schedule=Constant(times))

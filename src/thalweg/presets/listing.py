@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thalweg.ascent import Method
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief
 from thalweg.presets import chosen, directions, lengths, mixes, tensors, times, units
 
 #: In this order they are listed: with evidence or a clear use first.
@@ -119,10 +119,10 @@ def card(name: str) -> Card:
         'ε = ρ g,  u = h'
     """
     known = {preset.__name__: preset for preset in PRESETS}
-    if name not in known:
-        meant = _meant(name, known)
+    if not isinstance(name, str) or name not in known:
+        meant = _meant(name, known) if isinstance(name, str) else ""
         every = f"one of {', '.join(known)}" if not meant else "that of a preset"
-        raise ThalwegError(f"the name must be {every}, got {name!r}{meant}")
+        raise ThalwegError(f"the name must be {every}, got {brief(name)}{meant}")
     text = inspect.getdoc(known[name])
     if text is None:
         raise ThalwegError("python must keep docstrings, got -OO: what is known stands there")

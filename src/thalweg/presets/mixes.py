@@ -40,9 +40,10 @@ def surrogate_gap(
         0.2
     """
     combine = SurrogateGap(alpha)
-    if lr_max is None:
+    if lr_max is None and lr_min == rho_min == 0:
         return Method(combine=combine)
-    return Method(combine=combine, schedule=FollowLR(lr_max, lr_min, rho_min))
+    schedule = FollowLR(lr_max, lr_min, rho_min)  # type: ignore[arg-type]  # it refuses None
+    return Method(combine=combine, schedule=schedule)
 
 
 def mix(k: float = 0.8) -> Method:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thalweg.ascent import L2, Across, Adaptive, Every, FanRatio, Method, Random, Window
-from thalweg.errors import ThalwegError, number, whole
+from thalweg.errors import number, whole
 from thalweg.presets.lengths import micro_batch
 
 
@@ -142,9 +142,7 @@ def late(total: int, share: float = 0.25) -> Method:
         >>> [late(4).gate(step) for step in range(4)]
         [False, False, False, True]
     """
-    share = number("share", share, above=0)
-    if share > 1:
-        raise ThalwegError(f"share must be at most 1, got {share}")
+    share = number("share", share, above=0, at_most=1)
     total = whole("total", total, at_least=1)
     return Method(gate=Window(total - max(1, round(share * total))))
 

@@ -10,7 +10,7 @@ import html
 import math
 from typing import Any
 
-from thalweg.report.layout import layouts
+from thalweg.report.layout import layouts, scaled, state_colours
 from thalweg.results import Axes, Chart, Contours, Heat, Line
 
 #: One colour and one marker a role. Along the powers the colours only get darker, so their order
@@ -70,7 +70,7 @@ def figure(chart: Chart) -> dict[str, Any]:
 
 def one_scale(chart: Chart) -> bool:
     """Whether one colour bar, at the right of a chart, serves all of it."""
-    maps = [[h for h in axes.layers if isinstance(h, Heat)] for axes in chart.axes]
+    maps = [list(scaled(axes)) for axes in chart.axes]
     scales = {(heat.label, heat.low, heat.high) for heats in maps for heat in heats}
     return len(scales) == 1 and all(maps)  # beside lines it stands at its own map
 
@@ -157,20 +157,28 @@ def _outline(line: Line, log: bool) -> tuple[list[Any], list[Any]]:
 
 def _heat(heat: Heat, coloraxis: str) -> list[Trace]:
     place = {"type": "heatmap", "x": heat.x, "y": heat.y}
-    cells = {"z": heat.z, "coloraxis": coloraxis, "hoverinfo": "x+y+z", "zhoverformat": ".4~g"}
-    traces: list[Trace] = [place | cells | {"showlegend": False, "hoverongaps": False}]
-    if any(value is None for row in heat.z for value in row):
-        gone = {
-            "z": [[1 if value is None else None for value in row] for row in heat.z],
-            "colorscale": [[0, DIVERGED], [1, DIVERGED]],
-            "showscale": False,
-            "name": "diverged",
-            "legendgroup": "diverged cells",
-            "showlegend": True,
-            "hoverinfo": "x+y+name",
-            "hoverongaps": False,
-        }
-        traces.append(place | gone)
+    if heat.states:
+        colours = state_colours(len(heat.states))
+        named = list(zip(range(len(heat.states)), heat.states, colours, strict=True))
+        traces = []
+    else:
+        named = []
+        cells = {"z": heat.z, "coloraxis": coloraxis, "hoverinfo": "x+y+z", "zhoverformat": ".4~g"}
+        traces = [place | cells | {"showlegend": False, "hoverongaps": False}]
+    for value, name, colour in [*named, (None, "diverged", DIVERGED)]:
+        alike = [[1 if one == value else None for one in row] for row in heat.z]
+        if any(1 in row for row in alike):
+            filled = {
+                "z": alike,
+                "colorscale": [[0, colour], [1, colour]],
+                "showscale": False,
+                "name": plain(name),
+                "legendgroup": f"{name} cells",
+                "showlegend": True,
+                "hoverinfo": "x+y+name",
+                "hoverongaps": False,
+            }
+            traces.append(place | filled)
     return traces
 
 

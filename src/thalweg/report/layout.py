@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import math
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,7 @@ def _layout(chart: Chart, legend: list[str], shared: bool, page: int, fit: int) 
     count = max(len(chart.axes), 1)
     rows = math.ceil(count / fit)
     columns = math.ceil(count / rows)
-    maps = [any(isinstance(layer, Heat) for layer in axes.layers) for axes in chart.axes]
+    maps = [any(scaled(axes)) for axes in chart.axes]
     own_bars = any(maps) and not shared
     right = COLOURBAR if any(maps) else RIGHT
     width = page - LEFT - right
@@ -113,6 +114,17 @@ def _layout(chart: Chart, legend: list[str], shared: bool, page: int, fit: int) 
     return layout
 
 
+def scaled(axes: Axes) -> Iterator[Heat]:
+    """Give the maps whose colours are numbers; those of states are listed in the legend."""
+    return (layer for layer in axes.layers if isinstance(layer, Heat) and not layer.states)
+
+
+def state_colours(count: int) -> list[str]:
+    """Return a colour for each of so many states, from the scale of the maps but its palest."""
+    dark = SCALE[1:]
+    return [dark[i * (len(dark) - 1) // max(count - 1, 1)] for i in range(count)]
+
+
 def _wrap(text: str, letters: int) -> str:
     return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(text, letters))
 
@@ -140,7 +152,7 @@ def _title(text: str, x: float, y: float) -> dict[str, Any]:
 
 
 def _scale(axes: Axes, x: float, y: float) -> dict[str, Any]:
-    heat = next(layer for layer in axes.layers if isinstance(layer, Heat))
+    heat = next(scaled(axes))
     steps = len(SCALE) - 1
     return {
         "cmin": heat.low,

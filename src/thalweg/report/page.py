@@ -17,7 +17,7 @@ with extra("lab", by="thalweg.report"):
 
 HERE = Path(__file__).parent
 #: What a manifest holds for the study itself, and what each claim's settings say already.
-_INSIDE = ("fingerprints", "order", "versions")
+_INSIDE = ("fingerprints", "order", "shipped", "versions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def render(results: ResultsFolder) -> str:
         differing=[section for section in sections if not section.record.as_recorded],
         figures=[drawn for section in sections for drawn in section.figures],
         size=results.manifest.get("size", "standard"),
-        shipped=results.manifest.get("command", "").startswith("thalweg "),
+        shipped=set(names) <= set(results.manifest.get("shipped", ())),
         manifest=_rows({k: v for k, v in results.manifest.items() if k not in _INSIDE}),
     )
 

@@ -101,6 +101,7 @@ class Heat:
         label: What the colour means.
         low: Value at the lower end of the colour scale.
         high: Value at the upper end of the colour scale.
+        states: Names of the values 0, 1, 2, ..., where a cell is one of these and no number.
     """
 
     x: list[Any]
@@ -109,6 +110,7 @@ class Heat:
     label: str
     low: float
     high: float
+    states: list[str] = field(default_factory=list)
     kind: Literal["heat"] = "heat"
 
 

@@ -26,9 +26,9 @@ from thalweg.testing.trial import (
 _WIDE = torch.float64
 
 
-def _agrees(trial: Trial, form: str, steps: int = 3) -> None:
+def _agrees(trial: Trial, form: str) -> None:
     """Compare what the base is given with SAM written out, if it is SAM; see that it trains."""
-    for step in range(steps):
+    for step in range(3):
         loss, before = mse(step, _WIDE), weights(trial.model)
         wanted = written_out(trial.model, loss)
         trial.step(form, loss)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, brief, number, whole
 from thalweg.testing.protocol import BaseFactory, Driver, Failed, NotOffered, SAMFactory, Setup
 
 #: The base optimizer of the checks that need none in particular.
@@ -201,12 +201,24 @@ def run(
         ...     print(result)
         passed       m-SAM equals the formula written out
     """
+    for name, factory in (("base", base), ("sam", sam)):
+        if not callable(factory):
+            raise ThalwegError(
+                f"{name} must be a function that builds it, got {brief(factory)}: write "
+                "run(lambda params: SGD(params, lr=0.1), thalweg_driver)"
+            )
+    if isinstance(checks, str) or not isinstance(checks, Iterable | None):
+        raise ThalwegError(
+            f"checks must be a list of names or None, got {brief(checks)}: write "
+            "run(base, sam, [name])"
+        )
+    power, long = number("power", power, at_least=0), whole("long", long, at_least=1)
     chosen = []
     for wanted in CHECKS if checks is None else checks:
-        found = wanted if isinstance(wanted, Check) else CHECKS.get(wanted)
+        found = wanted if isinstance(wanted, Check) else CHECKS.get(str(wanted))
         if found is None:
             raise ThalwegError(
-                f"checks must be names in testing.CHECKS, got {wanted!r}: choose among "
+                f"checks must be names in testing.CHECKS, got {brief(wanted)}: choose among "
                 f"{', '.join(CHECKS)}"
             )
         chosen.append(found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from thalweg.errors import ThalwegError, everywhere, extra, quantity
+from thalweg.errors import everywhere, extra, quantity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,12 +34,6 @@ def half_power(grad_norm: Any, power: Any) -> Any:
     held = (half > 0) & (half < math.inf)
     everywhere("grad_norm", grad_norm, held, "such that a float holds its power")
     return half
-
-
-def flag(name: str, value: object) -> None:
-    """Raise unless ``value`` is True or False."""
-    if not isinstance(value, bool):
-        raise ThalwegError(f"{name} must be True or False, got {value!r}")
 
 
 def log(value: Any) -> Any:

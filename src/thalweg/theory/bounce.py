@@ -213,8 +213,7 @@ def bounce_product(eta: Any, curvature: Any, momentum: Any = 0.0) -> Any:
     """``eta * curvature / (1 + momentum)``, below gradient descent's threshold, or an error."""
     quantity("eta", eta, above=0)
     quantity("curvature", curvature, above=0)
-    quantity("momentum", momentum, at_least=0)
-    everywhere("momentum", momentum, momentum < 1, "< 1")
+    quantity("momentum", momentum, at_least=0, below=1)
     product = eta * curvature
     wanted = "< 2 * (1 + momentum), the threshold of gradient descent"
     everywhere("eta * curvature", product, product < 2.0 * (1.0 + momentum), wanted)

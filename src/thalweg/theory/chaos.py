@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
-from thalweg.errors import everywhere, extra, quantity
+from thalweg.errors import everywhere, extra, flag, quantity
 from thalweg.theory._numbers import Number, log, raised
 from thalweg.theory.bounce import bounce_product
 
@@ -216,6 +216,7 @@ def cap_bound(
         >>> round(cap_bound(eta=0.1, rho=0.05, curvature=5.0, power=2.0, every_start=True), 6)
         0.141421
     """
+    flag("every_start", every_start)
     quantity("rho", rho, at_least=0)
     quantity("power", power, above=1)
     product = bounce_product(eta, curvature)

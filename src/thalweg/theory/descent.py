@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from thalweg.errors import everywhere, extra, quantity
+from thalweg.errors import everywhere, extra, flag, quantity
 from thalweg.theory._numbers import Number, raised
 
 
@@ -53,6 +53,7 @@ def descent_gradient_norm(
         >>> round(descent_gradient_norm(eta=0.05, rho=0.05, beta=10.0, convex=True), 6)
         0.166667
     """
+    flag("convex", convex)
     quantity("rho", rho, at_least=0)
     quantity("power", power, above=0)
     product = smooth_product(eta, beta)
@@ -171,8 +172,7 @@ def conditioned(alpha: Any, beta: Any) -> None:
 
 def normalized(power: Any) -> None:
     """Raise unless ``0 < power <= 1``, where the perturbation is bounded by the gradient."""
-    quantity("power", power, above=0)
-    everywhere("power", power, power <= 1, "above 0 and at most 1")
+    quantity("power", power, above=0, at_most=1)
 
 
 def larger(one: Any, other: Any) -> Any:

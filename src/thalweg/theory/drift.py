@@ -214,8 +214,7 @@ def _speed(eta: Any, rho: Any, curvature: Any, power: Any, momentum: Any, name: 
     quantity("rho", rho, at_least=0)
     quantity(name, curvature, above=0)
     quantity("power", power, above=0)
-    quantity("momentum", momentum, at_least=0)
-    everywhere("momentum", momentum, momentum < 1, "< 1")
+    quantity("momentum", momentum, at_least=0, below=1)
     across = eta / (1.0 + momentum)
     product = across * curvature
     everywhere(f"eta * {name} / (1 + momentum)", product, product < 2, "< 2, where bounces end")

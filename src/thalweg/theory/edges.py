@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from thalweg.errors import everywhere, quantity
-from thalweg.theory._numbers import Number, flag, half_power
+from thalweg.errors import everywhere, flag, quantity
+from thalweg.theory._numbers import Number, half_power
 
 
 def edge(
@@ -225,8 +225,7 @@ def base_edge(
 
 def momentum_gain(momentum: Any, nesterov: bool = False) -> Any:
     """Factor by which momentum raises the base optimizer's edge."""
-    quantity("momentum", momentum, at_least=0)
-    everywhere("momentum", momentum, momentum < 1, "< 1")
+    quantity("momentum", momentum, at_least=0, below=1)
     flag("nesterov", nesterov)
     return (1.0 + momentum) / (1.0 + 2.0 * momentum) if nesterov else 1.0 + momentum
 

@@ -16,7 +16,7 @@ from thalweg.theory.edges import base_edge, edge, largest_stable_eta, largest_st
 def interpolated_edge(
     eta: Number | float,
     rho: Number | float,
-    mix: Number | float,
+    share: Number | float,
     grad_norm: Number | float = 1.0,
     momentum: Number | float = 0.0,
     weight_decay: Number | float = 0.0,
@@ -36,9 +36,9 @@ def interpolated_edge(
     Args:
         eta: Step size, in parameter units per gradient unit. Positive.
         rho: Radius. Not negative; 0 gives the base optimizer.
-        mix: The share l of normalization, no unit. 0 is USAM, 1 is SAM.
+        share: How much is normalized, l, no unit. 0 is USAM, 1 is SAM.
         grad_norm: Euclidean norm of the gradient before the perturbation. Positive; without
-            effect at ``mix=0``.
+            effect at ``share=0``.
         momentum: As in :func:`edge`.
         weight_decay: As in :func:`edge`.
         nesterov: As in :func:`edge`.
@@ -59,15 +59,15 @@ def interpolated_edge(
         Improved Rates, 2025. Its edge: derived here.
 
     Example:
-        >>> round(interpolated_edge(eta=0.1, rho=0.05, mix=1.0), 4)
+        >>> round(interpolated_edge(eta=0.1, rho=0.05, share=1.0), 4)
         12.3607
-        >>> round(interpolated_edge(eta=0.1, rho=0.05, mix=0.5, grad_norm=0.1), 4)
+        >>> round(interpolated_edge(eta=0.1, rho=0.05, share=0.5, grad_norm=0.1), 4)
         6.9015
     """
     quantity("rho", rho, at_least=0)
-    _share(mix)
+    quantity("share", share, at_least=0, at_most=1)
     quantity("grad_norm", grad_norm, above=0)
-    radius: Any = rho * (1.0 - mix + mix / grad_norm)
+    radius: Any = rho * (1.0 - share + share / grad_norm)
     found = edge(eta, radius, 1.0, 0.0, momentum, weight_decay, nesterov, decoupled)
     return cast(Number, found)
 
@@ -75,7 +75,7 @@ def interpolated_edge(
 def interpolated_largest_rho(
     eta: Number | float,
     curvature: Number | float,
-    mix: Number | float,
+    share: Number | float,
     momentum: Number | float = 0.0,
     weight_decay: Number | float = 0.0,
     nesterov: bool = False,
@@ -96,14 +96,14 @@ def interpolated_largest_rho(
         eta: Step size, in parameter units per gradient unit. Positive.
         curvature: Largest eigenvalue of the Hessian, in gradient units per parameter unit.
             Positive, below the edge at ``rho=0``.
-        mix: The share l of normalization, no unit. 0 is USAM, 1 is SAM.
+        share: How much is normalized, l, no unit. 0 is USAM, 1 is SAM.
         momentum: As in :func:`edge`.
         weight_decay: As in :func:`edge`.
         nesterov: As in :func:`edge`.
         decoupled: As in :func:`edge`.
 
     Returns:
-        Radius; infinite at ``mix=1``.
+        Radius; infinite at ``share=1``.
 
     Raises:
         ThalwegError: If an argument is no number, is not finite, or is out of its range; if the
@@ -116,28 +116,28 @@ def interpolated_largest_rho(
         Derived here.
 
     Example:
-        >>> interpolated_largest_rho(eta=0.1, curvature=10.0, mix=0.5)
+        >>> interpolated_largest_rho(eta=0.1, curvature=10.0, share=0.5)
         0.2
-        >>> interpolated_largest_rho(eta=0.1, curvature=10.0, mix=1.0)
+        >>> interpolated_largest_rho(eta=0.1, curvature=10.0, share=1.0)
         inf
     """
-    _share(mix)
+    quantity("share", share, at_least=0, at_most=1)
     whole: Any = largest_stable_rho(
         eta, curvature, 1.0, 0.0, momentum, weight_decay, nesterov, decoupled
     )
-    if not hasattr(mix, "shape"):
-        return cast(Number, whole / (1.0 - mix) if mix < 1 else whole * math.inf)
+    if not hasattr(share, "shape"):
+        return cast(Number, whole / (1.0 - share) if share < 1 else whole * math.inf)
     with extra("lab", by="thalweg.theory"):
         import numpy as np
 
     with np.errstate(divide="ignore"):
-        return cast(Number, whole / (1.0 - mix))
+        return cast(Number, whole / (1.0 - share))
 
 
 def interpolated_largest_eta(
     rho: Number | float,
     curvature: Number | float,
-    mix: Number | float,
+    share: Number | float,
     momentum: Number | float = 0.0,
     weight_decay: Number | float = 0.0,
     nesterov: bool = False,
@@ -156,7 +156,7 @@ def interpolated_largest_eta(
         rho: Radius. Not negative.
         curvature: Largest eigenvalue of the Hessian, in gradient units per parameter unit.
             Positive.
-        mix: The share l of normalization, no unit. 0 is USAM, 1 is SAM.
+        share: How much is normalized, l, no unit. 0 is USAM, 1 is SAM.
         momentum: As in :func:`edge`.
         weight_decay: As in :func:`edge`.
         nesterov: As in :func:`edge`.
@@ -175,12 +175,12 @@ def interpolated_largest_eta(
         Derived here.
 
     Example:
-        >>> round(interpolated_largest_eta(rho=0.5, curvature=10.0, mix=0.75), 5)
+        >>> round(interpolated_largest_eta(rho=0.5, curvature=10.0, share=0.75), 5)
         0.08889
     """
     quantity("rho", rho, at_least=0)
-    _share(mix)
-    radius: Any = rho * (1.0 - mix)
+    quantity("share", share, at_least=0, at_most=1)
+    radius: Any = rho * (1.0 - share)
     found = largest_stable_eta(
         radius, curvature, 1.0, 0.0, momentum, weight_decay, nesterov, decoupled
     )
@@ -191,7 +191,7 @@ def interpolated_bounce_amplitude(
     eta: Number | float,
     rho: Number | float,
     curvature: Number | float,
-    mix: Number | float,
+    share: Number | float,
     momentum: Number | float = 0.0,
 ) -> Number:
     r"""Distance from the minimum at which the iterate bounces between two points.
@@ -210,7 +210,7 @@ def interpolated_bounce_amplitude(
         rho: Radius. Not negative, and below the divergence threshold.
         curvature: Largest eigenvalue of the Hessian, in gradient units per parameter unit.
             Positive, below the edge at ``rho=0``.
-        mix: The share l of normalization, no unit. At 0 there is no bounce: the amplitude is 0.
+        share: How much is normalized, l, no unit. At 0 there is no bounce: the amplitude is 0.
         momentum: As in :func:`edge`.
 
     Returns:
@@ -227,15 +227,15 @@ def interpolated_bounce_amplitude(
         Derived here.
 
     Example:
-        >>> interpolated_bounce_amplitude(eta=0.1, rho=0.05, curvature=10.0, mix=0.5)
+        >>> interpolated_bounce_amplitude(eta=0.1, rho=0.05, curvature=10.0, share=0.5)
         0.03333333333333333
     """
-    room = _room(eta, rho, curvature, mix, momentum)
-    return cast(Number, mix * rho * curvature / room)
+    room = _room(eta, rho, curvature, share, momentum)
+    return cast(Number, share * rho * curvature / room)
 
 
 def interpolated_bounce_multiplier(
-    eta: Number | float, rho: Number | float, curvature: Number | float, mix: Number | float
+    eta: Number | float, rho: Number | float, curvature: Number | float, share: Number | float
 ) -> Number:
     r"""Factor by which one step multiplies a small deviation from the bounce's amplitude.
 
@@ -248,7 +248,7 @@ def interpolated_bounce_multiplier(
         rho: Radius. Not negative, and below the divergence threshold.
         curvature: Largest eigenvalue of the Hessian, in gradient units per parameter unit.
             Positive, with ``eta * curvature`` below 2.
-        mix: The share l of normalization, no unit. 0 is USAM, which has no bounce: what is
+        share: How much is normalized, l, no unit. 0 is USAM, which has no bounce: what is
             multiplied is its distance from the minimum, on the other side after each step.
 
     Returns:
@@ -265,25 +265,20 @@ def interpolated_bounce_multiplier(
         Derived here.
 
     Example:
-        >>> interpolated_bounce_multiplier(eta=0.1, rho=0.05, curvature=10.0, mix=0.5)
+        >>> interpolated_bounce_multiplier(eta=0.1, rho=0.05, curvature=10.0, share=0.5)
         0.25
     """
-    room = _room(eta, rho, curvature, mix, 0.0)
+    room = _room(eta, rho, curvature, share, 0.0)
     return cast(Number, 1.0 - eta * room)
 
 
-def _share(mix: Any) -> None:
-    quantity("mix", mix, at_least=0)
-    everywhere("mix", mix, mix <= 1, "from 0 to 1")
-
-
-def _room(eta: Any, rho: Any, curvature: Any, mix: Any, momentum: Any) -> Any:
+def _room(eta: Any, rho: Any, curvature: Any, share: Any, momentum: Any) -> Any:
     """How far the base optimizer's edge is above what the part with l = 0 takes of it."""
     quantity("rho", rho, at_least=0)
     quantity("curvature", curvature, above=0)
-    _share(mix)
+    quantity("share", share, at_least=0, at_most=1)
     room = base_edge(eta, momentum, 0.0) - curvature
     everywhere("curvature", curvature, room > 0, "< the edge of this eta at rho = 0")
-    room = room - (1.0 - mix) * rho * curvature * curvature
+    room = room - (1.0 - share) * rho * curvature * curvature
     everywhere("rho", rho, room > 0, "< interpolated_largest_rho, beyond which there is no bounce")
     return room

@@ -58,8 +58,7 @@ def single_neuron_limit(
         >>> single_neuron_limit(power=1.0, eta=0.1, rho=0.1, x0=1.0, y0=61**0.5)
         0.0
     """
-    quantity("power", power, at_least=0)
-    everywhere("power", power, power <= 1, "from 0 to 1")
+    quantity("power", power, at_least=0, at_most=1)
     quantity("eta", eta, above=0)
     quantity("rho", rho, at_least=0)
     quantity("x0", x0)

@@ -46,6 +46,7 @@ def measure(settings: Settings) -> Evidence:
                 "Left: the path of each method over the loss; every point with xy = 0 is a "
                 "minimum, the flattest is the origin. Gradient descent stops where it enters the "
                 "valley's stable part, USAM at its own threshold; SAM walks on along the floor. "
+                "Dashed is where theory has each of them at the end. "
                 "Right: the curvature y² over time, with the predicted stops dashed.",
             ),
             Chart(
@@ -123,7 +124,9 @@ def _ends(
             holds=2 * sam < half < 0.9 * stops[1],
         ),
     ]
-    axes = [_paths(run.observed, start[1]), _clock(run.observed, stops, every)]
+    # Once the drift is far below 2/η, it has forgotten where it began.
+    drifted = [theory.single_neuron_s_after(eta, rho, 1.99 / eta, steps, p) for p in (0.5, 1.0)]
+    axes = [_paths(run.observed, start[1], [*stops, *drifted]), _clock(run.observed, stops, every)]
     names = [name for name, *_ in _METHODS]
     return checks, axes, dict(zip(names, end, strict=True))
 
@@ -137,7 +140,7 @@ class _Watched(SingleNeuron):
         return {**super().observe(params, seeds), "x": params["x"], "y": params["y"]}
 
 
-def _paths(seen: dict[str, Any], y0: float) -> Axes:
+def _paths(seen: dict[str, Any], y0: float, predicted: list[float]) -> Axes:
     x, y = np.linspace(-1.1, 1.1, 45), np.linspace(0, 1.06 * y0, 45)
     z = np.log(np.cosh(x[None, :] * y[:, None]))
     keep = _thin(seen["x"].shape[1])
@@ -149,11 +152,14 @@ def _paths(seen: dict[str, Any], y0: float) -> Axes:
         Line([float(seen["x"][i, -1])], [float(seen["y"][i, -1])], "", role, points="points")
         for i, (_, role, *_) in enumerate(_METHODS)
     ]
+    across = [place for _ in predicted for place in (-0.25, 0.25, None)]
+    along = [place for s in predicted for place in (s**0.5, s**0.5, None)]
+    theirs = Line(across, along, "", "theory", dash=True)
     return Axes(
         "Paths on the loss log cosh(xy)",
         "x",
         "y",
-        [Contours(x.tolist(), y.tolist(), z.tolist()), *reversed(paths), *ends],
+        [Contours(x.tolist(), y.tolist(), z.tolist()), theirs, *reversed(paths), *ends],
         x_range=(-1.1, 1.1),
         y_range=(0.0, 1.06 * y0),
     )

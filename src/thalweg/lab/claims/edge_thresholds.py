@@ -119,17 +119,17 @@ def bases(settings: Settings) -> tuple[list[Check], int]:
 
 
 def interpolated(settings: Settings) -> tuple[list[Check], list[tuple[float, float]], int]:
-    """The interpolated ascent: its threshold in η for every mix, and its bounce."""
-    top, rho, mixes = settings["curvature"], settings["mix_rho"], settings["mixes"]
+    """The interpolated ascent: its threshold in η for every share, and its bounce."""
+    top, rho, shares = settings["curvature"], settings["share_rho"], settings["shares"]
     found, law, runs, ratios = [], [], 0, []
-    for mix in mixes:
-        method = Method(size=Between(mix))
+    for share in shares:
+        method = Method(size=Between(share))
         # From far out: there the part that grows with ‖g‖ decides, not the bounce.
         value, n = threshold(settings, 2.2 / top, start=1e12, rho=rho, method=method)
         found.append(value)
-        law.append(theory.interpolated_largest_eta(rho, top, mix))
+        law.append(theory.interpolated_largest_eta(rho, top, share))
         runs += n + 1
-        if mix > 0:
+        if share > 0:
             eta = 0.7 * law[-1]
             run = simulate(
                 ManyStarts([top], [[0.37]]),
@@ -140,10 +140,10 @@ def interpolated(settings: Settings) -> tuple[list[Check], list[tuple[float, flo
                 compile=False,
                 progress="edges: interpolated",
             )
-            size = theory.interpolated_bounce_amplitude(eta, rho, top, mix)
+            size = theory.interpolated_bounce_amplitude(eta, rho, top, share)
             ratios.append(float(run.observed["distance"]) / size)
     off = max(abs(ratio - 1) for ratio in ratios)
-    where = f"λ = {top:g}, ρ = {rho:g}, l = " + ", ".join(f"{mix:g}" for mix in mixes)
+    where = f"λ = {top:g}, ρ = {rho:g}, l = " + ", ".join(f"{share:g}" for share in shares)
     return (
         [
             _beside(settings, f"ascent ρ(1−l+l/‖g‖)g: threshold in η, {where}", law, found),
@@ -155,7 +155,7 @@ def interpolated(settings: Settings) -> tuple[list[Check], list[tuple[float, flo
                 holds=bool(off < 1e-9),
             ),
         ],
-        list(zip(mixes, found, strict=True)),
+        list(zip(shares, found, strict=True)),
         runs,
     )
 

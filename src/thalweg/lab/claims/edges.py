@@ -123,7 +123,7 @@ def _found(settings: Settings, bases: list[Check], mixed: list[Check], cycles: l
     """The sentence for the table of findings."""
     return (
         f"USAM's thresholds under {len(settings['bases'])} base steps: η = {bases[0].measured}; "
-        f"interpolated ascent, l = {', '.join(f'{mix:g}' for mix in settings['mixes'])}: η = "
+        f"interpolated ascent, l = {', '.join(f'{share:g}' for share in settings['shares'])}: η = "
         f"{mixed[0].measured}; with momentum other cycles than the bounce attract: "
         f"{cycles[0].measured}."
     )
@@ -141,8 +141,8 @@ def _chart(
         left.append(
             Line(list(radii), drawn[name], f"USAM, {name}", thresholds.DRAWN[name], points="points")
         )
-    mix = np.linspace(0, 1, 80)
-    law = theory.interpolated_largest_eta(settings["mix_rho"], top, mix)
+    shares = np.linspace(0, 1, 80)
+    law = theory.interpolated_largest_eta(settings["share_rho"], top, shares)
     return Chart(
         [
             Axes("USAM's threshold (p = 0)", "ρ", "largest stable η", left, x_log=True, y_log=True),
@@ -151,11 +151,11 @@ def _chart(
                 "share l of normalization",
                 "largest stable η",
                 [
-                    Line(mix.tolist(), law.tolist(), "predicted", "theory", dash=True),
+                    Line(shares.tolist(), law.tolist(), "predicted", "theory", dash=True),
                     Line(
                         [share for share, _ in mixed],
                         [eta for _, eta in mixed],
-                        f"ρ(1−l+l/‖g‖)g, ρ = {settings['mix_rho']:g}",
+                        f"ρ(1−l+l/‖g‖)g, ρ = {settings['share_rho']:g}",
                         "neutral",
                         points="points",
                     ),
@@ -198,8 +198,8 @@ CLAIM = Claim(
         "within": 1e-4,
         "bounce_power": 0.5,
         "bounce_steps": 1_000,
-        "mix_rho": 0.5,
-        "mixes": [0.0, 0.25, 0.5, 0.75, 0.9, 1.0],
+        "share_rho": 0.5,
+        "shares": [0.0, 0.25, 0.5, 0.75, 0.9, 1.0],
         # Momentum, η̃λ with η̃ = η/(1+μ), and whether longer cycles were seen to attract there.
         "cycles": [
             [0.5, 0.2, True],
@@ -214,7 +214,7 @@ CLAIM = Claim(
     },
     quick={
         "usam_rho": [0.05, 1.0],
-        "mixes": [0.0, 0.5, 1.0],
+        "shares": [0.0, 0.5, 1.0],
         "side_steps": 4_000,
         "cycles": [[0.5, 0.2, True], [0.5, 1.0, False]],
         "cycle_starts": 100,

@@ -130,7 +130,8 @@ def _saddle_column(settings: Settings) -> tuple[Check, Axes, int]:
 
 
 def _map(power: Array, product: Array, kinds: Array) -> Axes:
-    cells = np.where(np.isnan(kinds), np.nan, np.where(kinds < 0, 1.5, kinds))
+    states = ["rest", "bounce", "chaos", "undecided"]
+    cells = np.where(kinds < 0, 3.0, kinds)
     half = float(power[1] - power[0]) / 2
     curve = np.linspace(1 + half / 4, float(power[-1]) + half, 60)
     wall = [1.0, 1.0, 2.0, 2.0]
@@ -144,9 +145,10 @@ def _map(power: Array, product: Array, kinds: Array) -> Axes:
                 product.tolist(),
                 power.tolist(),
                 cells.tolist(),
-                "0 rest, 1 bounce, 2 chaos",
+                "state",
                 0,
-                2,
+                len(states) - 1,
+                states,
             ),
             Line(wall, heights, "predicted", "theory", dash=True),
             Line((2 - 2 / curve).tolist(), curve.tolist(), "predicted", "theory", dash=True),

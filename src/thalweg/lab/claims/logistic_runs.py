@@ -75,7 +75,7 @@ def measured(settings: Settings, name: str, ridge: float) -> Runs:
         observe={q: History(q, every=7) for q in ("excess", "distance")},
         progress=label,
     )
-    late = _late(settings, run.observed)
+    late = _late(run.observed)
     moved = late["distance"] / settings["away"]
     bounce = 0.5 * top * theory.bounce_amplitude(eta[:, None], small, top) ** 2
     powers = np.array([0.0, *settings["powers"]])
@@ -91,7 +91,7 @@ def measured(settings: Settings, name: str, ridge: float) -> Runs:
         observe={q: History(q, every=7) for q in ("excess", "distance")},
         progress=label,
     )
-    path, seen = far.observed["distance"], _late(settings, far.observed)
+    path, seen = far.observed["distance"], _late(far.observed)
     x, p = np.array(settings["products"])[:, None, None], powers[1:, None]
     slack = np.minimum(x * ridge / beta, 2 - x)
     allowed = (x * beta * rho[:, None] / slack) ** (1 / p) / beta
@@ -121,6 +121,6 @@ def measured(settings: Settings, name: str, ridge: float) -> Runs:
     )
 
 
-def _late(settings: Settings, observed: dict[str, Array]) -> dict[str, Array]:
+def _late(observed: dict[str, Array]) -> dict[str, Array]:
     """The largest values in the last tenth of the run."""
     return {name: seen[..., -(seen.shape[-1] // 10) :].max(-1) for name, seen in observed.items()}

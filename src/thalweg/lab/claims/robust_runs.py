@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,7 +201,7 @@ def _trained(
     seeds, steps = np.arange(settings["seeds"]), settings["steps"]
     rho = 10 ** (np.array(values)[:, None] / 10)
     run = simulate(
-        _Watched(task),
+        Watched(task, "grad_norm", functools.partial(_grad_norm, task)),
         rho=rho,
         method=method,
         steps=steps,
@@ -238,27 +239,35 @@ def accuracies(
     return validation, test
 
 
-class _Watched(Problem):
-    """A task as it is, but what is watched is ‖g‖ on a fresh minibatch, not the accuracies."""
+def _grad_norm(task: Problem, params: Params, batch: Any) -> Tensor:
+    squares = [g.square().flatten(1).sum(1) for g in task.gradient(params, batch).values()]
+    return torch.stack(squares).sum(0).sqrt()
+
+
+class Watched(Problem):
+    """A task as it is, but what is watched is taken on fresh minibatches.
+
+    Args:
+        task: The task.
+        name: What the quantity is called.
+        of: The quantity of parameters and a minibatch, for every cell.
+    """
 
     elementwise = False
-    quantities = ("grad_norm",)
 
-    def __init__(self, task: Problem) -> None:
-        self.task, self.looks = task, 0
+    def __init__(self, task: Problem, name: str, of: Callable[[Params, Any], Tensor]) -> None:
+        self.task, self.quantities, self._of, self._looks = task, (name,), of, 0
         self.dtype, self.eta, self.momentum = task.dtype, task.eta, task.momentum
         self.inputs_first = task.inputs_first
         self.start, self.loss = task.start, task.loss  # type: ignore[method-assign]
         self.gradient, self.stream = task.gradient, task.stream  # type: ignore[method-assign]
 
     def observe(self, params: Params, seeds: Tensor) -> dict[str, Tensor]:
-        """Return ‖g‖ on a minibatch that no training comes to."""
-        self.looks += 1
+        """Return the quantity on a minibatch that no training comes to."""
+        self._looks += 1
         stream = self.task.stream(seeds)
         assert stream is not None
-        gradient = self.task.gradient(params, stream(10**6 + 997 * self.looks))
-        squares = [g.square().flatten(1).sum(1) for g in gradient.values()]
-        return {"grad_norm": torch.stack(squares).sum(0).sqrt()}
+        return {self.quantities[0]: self._of(params, stream(10**6 + 997 * self._looks))}
 
     def final_loss(self, params: Params, seeds: Tensor) -> Tensor:
         """Return nothing of interest: nobody asks for the loss."""

@@ -52,7 +52,7 @@ def measure(settings: Settings) -> Evidence:
         runs=runs.trained,
         seeds=list(range(runs.seeds)),
         dtype="float32",
-        found=_found(runs, moved, own, sgd, w),
+        found=_found(runs, moved, own, sgd),
     )
 
 
@@ -226,7 +226,6 @@ def _found(
     moved: dict[str, stats.Picked],
     own: dict[str, stats.Picked],
     sgd: dict[str, Array],
-    w: Array,
 ) -> str:
     """The paragraph that a reader can quote."""
     there = {t: stats.mean(moved[t].points - sgd["own"]) for t in (SAM, USAM)}
@@ -269,7 +268,6 @@ CLAIM = Claim(
         "hyper-parameters."
     ),
     expected="open",
-    quick_expected="open",
     because=(
         "USAM's length ‖ε‖ = ρ‖g‖ follows the gradient, so one ρ is another length on every task; "
         "what that costs differs from nothing to a network that collapses. The mean over a sample "

@@ -1,0 +1,112 @@
+"""What SAM says of passes without gradients, and of steps without a perturbation."""
+
+import math
+
+import pytest
+import torch
+
+import thalweg
+from thalweg import SAM, Method
+
+
+def only(sam, w, *, first):
+    """Call backward in one of the two passes."""
+    for here in sam.passes():
+        if here.ascent == first:
+            w.sum().backward()
+
+
+def test_warnings_point_at_the_line_of_the_caller():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.5)
+    with pytest.warns(UserWarning, match="no parameter of the optimizer got a gradient") as said:
+        only(sam, w, first=False)
+    assert said[0].filename == __file__
+    half = torch.randn(64, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    other = SAM(torch.optim.SGD([half], lr=0.0), None, 1e-4)
+    with pytest.warns(UserWarning, match="rounding swallows") as said:
+        other.step(lambda: (half * half).sum().backward())
+    assert said[0].filename == __file__
+
+
+def test_a_last_pass_without_backward_is_told_of():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.5)
+    with pytest.warns(UserWarning, match="no parameter .* in the last pass"):
+        only(sam, w, first=True)
+    w.sum().backward()
+
+    def block(sam):
+        with sam.perturbed():
+            pass
+
+    with pytest.warns(UserWarning, match="no parameter .* in the last pass"):
+        block(SAM(torch.optim.SGD([w], lr=0.1), None, 0.5))
+    w.sum().backward()
+    block(sam)  # once is enough
+
+
+def test_of_two_passes_without_backward_the_first_is_told_of():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.5)
+    with pytest.warns(UserWarning, match="in the first pass") as said:
+        for _ in sam.passes():
+            pass
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_that_are_cleared_before_the_step_are_told_of(set_to_none):
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.5)
+
+    def train(*, clear):
+        for _ in sam.passes():
+            w.square().sum().backward()
+        if clear:
+            sam.optimizer.zero_grad(set_to_none)
+        sam.optimizer.step()
+        sam.optimizer.zero_grad()
+
+    if set_to_none:
+        with pytest.warns(UserWarning, match="cleared between the loop over passes") as said:
+            train(clear=True)
+        assert said[0].filename == __file__
+    train(clear=not set_to_none)  # zeros cannot be told from gradients without looking at them
+    sam.optimizer.step()  # without a loop, one may do what one likes
+
+
+def test_a_record_without_a_perturbation_says_why():
+    w = torch.ones(2, requires_grad=True)
+    method = Method(gate=lambda step: step != 1)
+    sam = SAM(torch.optim.SGD([w], lr=0.0), None, 0.5, method=method)
+
+    def step(factor=1.0):
+        for here in sam.passes():
+            if here.index == 0:
+                begun.append(sam.last.why)
+            (w * factor).sum().backward()
+            if factor == 2:
+                break
+        return sam.last.why
+
+    begun = [sam.last.why]
+    found = [step(), step(), step(2), step(math.nan)]
+    assert math.isnan(sam.last.grad_norm)
+    sam.optimizer.param_groups[0]["rho"] = 0.0
+    found.append(step())
+    early = "the first pass is not over"
+    assert found == ["", "the gate was closed", early, "", "rho is 0"]
+    assert begun == ["there was no step yet", *[early] * 5]
+    assert "why" not in sam.last.known()
+    w.sum().backward()
+    sam.method = Method()
+    with sam.perturbed():
+        pass
+    assert sam.last.why == "rho is 0"
+    sam.optimizer.param_groups[0]["rho"] = 0.5
+    sam.method = thalweg.presets.look_back()
+    for _ in range(2):
+        for _ in sam.passes():
+            w.sum().backward()
+    assert sam.last.why == "the gate was closed"
