@@ -43,7 +43,7 @@ docs: $(VENV)/.docs
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "thalweg needs Python 3.11 or later; name one: make PYTHON=python3.11 ..." >&2; exit 1; }
-	@echo "making the environment in $(VENV): what it downloads may take minutes, once"
+	@echo "making the environment in $(VENV), once: the downloads may take minutes"
 	@$(PYTHON) -m venv $(VENV) || \
 	    { echo "no environment: install Python's venv module (on Debian: python3-venv)" >&2; exit 1; }
 	@echo "fetching torch: about 100 MB on macOS; on Linux 190 MB (CPU) or several GB (CUDA)"

@@ -48,7 +48,8 @@ LAW = {
     "lab": "errors parameters theory results ascent",
     "report": "errors results curvature",
     "integrations": "errors ascent modules telemetry sam",
-    "diagnose": "errors layout parameters theory results modules hold replay sam curvature report",
+    "diagnose": "errors layout parameters theory results ascent modules hold replay sam curvature "
+    "report",
     "diagnose_verb": "errors results modules diagnose",
     "edge_verb": "errors theory",
     "study_verb": "results lab",

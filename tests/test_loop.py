@@ -16,9 +16,9 @@ def test_a_hook_does_not_keep_its_owner_alive():
         pass
 
     owner, called = Owner(), []
-    hook = weakly(owner, called.append)
+    hook = weakly(owner, lambda *given: called.append(given))
     hook("anything", 2)
-    assert called == [owner]
+    assert called == [(owner, "anything", 2)]
     called.clear()
     gone = weakref.ref(owner)
     del owner

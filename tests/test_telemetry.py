@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thalweg import SAM, ThalwegError
-from thalweg.telemetry import Last, Pass
+from thalweg.telemetry import NO_RADIUS, Last, Pass
 
 
 def flat(tensors):
@@ -117,7 +117,7 @@ def test_a_plain_step_tells_that_nothing_moved(tools):
     tools.forms["passes"](sam, tools.loss(model, 0))
     assert not sam.last.moved
     assert math.isnan(sam.last.grad_norm)
-    assert repr(sam.last) == repr(Last(why="rho is 0"))
+    assert repr(sam.last) == repr(Last(reason=NO_RADIUS))
 
 
 def test_the_curvature_is_along_epsilon_where_a_group_is_off():

@@ -239,7 +239,26 @@ def test_ascents_and_points_are_their_formulas():
     close(grads(model), add(g, h))
 
 
-@pytest.mark.parametrize("slot", ["direction", "mask"])
+def as_ball(part):
+    """A ball that calls a part."""
+
+    class Ball:
+        def sharp(self, direction, context):
+            return part(direction, context), context.norm(direction)
+
+    return Ball()
+
+
+SLOTS = {
+    "direction": lambda part: {"direction": part},
+    "mask": lambda part: {"mask": part},
+    "ball": lambda part: {"ball": as_ball(part)},
+    "scale": lambda part: {"ball": L2(scale=part)},
+    "combine": lambda part: {"combine": lambda here, uphill, context: part(uphill, context)},
+}
+
+
+@pytest.mark.parametrize("slot", SLOTS)
 @pytest.mark.parametrize("what", ["gradient", "weights"])
 def test_a_part_that_writes_to_what_it_is_given_is_refused(slot, what):
     def part(given, context):
@@ -249,8 +268,8 @@ def test_a_part_that_writes_to_what_it_is_given_is_refused(slot, what):
         return given
 
     w = torch.ones(2, requires_grad=True)
-    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.1, method=Method(**{slot: part}))
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.1, method=Method(**SLOTS[slot](part)))
     with pytest.raises(ThalwegError, match=r"parts must not write to .*: return new tensors"):
         sam.step(lambda: w.sum().backward())
-    sam.method = Method(**{slot: lambda given, context: [2 * t for t in given]})
+    sam.method = Method(**SLOTS[slot](lambda given, context: [2 * t for t in given]))
     sam.step(lambda: w.sum().backward())

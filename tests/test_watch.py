@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from thalweg import SAM, ThalwegError
+from thalweg import SAM, ThalwegError, layout
 
 
 def rounded(dtype, rho, entries=4096, **kwargs):
@@ -176,9 +176,14 @@ def test_an_epsilon_that_goes_past_the_hill_is_told_of():
         train(3.0, -1.0, 0.0, 50)
 
 
+@pytest.mark.parametrize("costly", [False, True])
 @pytest.mark.parametrize(("rho", "stalls"), [(0.05, False), (0.5, False), (5.0, True)])
-def test_training_that_stands_still_is_told_of(rho, stalls):
-    """All outputs become alike: g and h agree, and no cosine tells that rho is too large."""
+def test_training_that_stands_still_is_told_of(rho, stalls, costly, monkeypatch):
+    """All outputs become alike: g and h agree, and no cosine tells that rho is too large.
+
+    On an accelerator it is told when the log is asked for, however late.
+    """
+    monkeypatch.setattr(layout, "costly_to_read", lambda device: costly)
     torch.manual_seed(0)
     x, y = map(torch.from_numpy, load_digits(return_X_y=True))
     x = x.float() / 16
@@ -188,7 +193,7 @@ def test_training_that_stands_still_is_told_of(rho, stalls):
     cosines, losses = [], []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        for _ in range(200):
+        for _ in range(500 if costly else 200):
             batch = torch.randint(len(y), (64,))
             for here in sam.passes():
                 here.loss = loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
@@ -197,6 +202,8 @@ def test_training_that_stands_still_is_told_of(rho, stalls):
             optimizer.zero_grad()
             cosines.append(sam.last.cosine)
             losses.append(float(here.loss) - sam.last.loss_rise)
+        assert not (costly and said)
+        sam.log_dict()
     assert (sum(losses[-50:]) / 50 > 2) == stalls
     assert [str(s.message)[:27] for s in said] == ["rho is likely too large her"] * stalls
     assert sorted(cosines)[100] > 0.4

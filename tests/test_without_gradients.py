@@ -53,6 +53,9 @@ def test_of_two_passes_without_backward_the_first_is_told_of():
         for _ in sam.passes():
             pass
     assert len(said) == 1
+    assert sam.last.why == "no parameter got a gradient in the first pass"
+    with pytest.warns(UserWarning, match="in the last pass"):
+        only(sam, w, first=True)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
@@ -72,8 +75,30 @@ def test_gradients_that_are_cleared_before_the_step_are_told_of(set_to_none):
         with pytest.warns(UserWarning, match="cleared between the loop over passes") as said:
             train(clear=True)
         assert said[0].filename == __file__
+        train(clear=True)  # once is enough
     train(clear=not set_to_none)  # zeros cannot be told from gradients without looking at them
     sam.optimizer.step()  # without a loop, one may do what one likes
+
+
+def test_a_step_that_makes_its_own_gradients_is_not_told_of():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.5)
+
+    def climb():
+        for _ in sam.passes():
+            w.square().sum().backward()
+
+    for closure in ((climb,), ()):
+        for _ in range(2):
+            if not closure:
+                climb()
+            sam.optimizer.step(*closure)
+            sam.optimizer.zero_grad()
+    climb()  # and its step is left out
+    sam.optimizer.zero_grad()
+    sam.optimizer.step(closure=lambda: w.square().sum().backward())
+    sam.optimizer.zero_grad()
+    sam.optimizer.step()
 
 
 def test_a_record_without_a_perturbation_says_why():
@@ -91,19 +116,22 @@ def test_a_record_without_a_perturbation_says_why():
         return sam.last.why
 
     begun = [sam.last.why]
-    found = [step(), step(), step(2), step(math.nan)]
-    assert math.isnan(sam.last.grad_norm)
+    found = [step(), step(), step(2), step(math.nan), step(0)]
+    assert sam.last.grad_norm == 0
     sam.optimizer.param_groups[0]["rho"] = 0.0
     found.append(step())
     early = "the first pass is not over"
-    assert found == ["", "the gate was closed", early, "", "rho is 0"]
-    assert begun == ["there was no step yet", *[early] * 5]
-    assert "why" not in sam.last.known()
+    bad = "the gradient, or the direction made of it, was "
+    off = "rho, or what the schedule makes of it, is 0"
+    assert found == ["", "the gate was closed", early, f"{bad}not finite", f"{bad}0", off]
+    assert begun == ["there was no step yet", *[early] * 6]
+    assert repr(sam.last) == f"Last(moved=False, why={off!r})"
+    assert set(sam.last.known()) == {"grad_norm", "perturbation_norm", "capped"}
     w.sum().backward()
     sam.method = Method()
     with sam.perturbed():
         pass
-    assert sam.last.why == "rho is 0"
+    assert sam.last.why == off
     sam.optimizer.param_groups[0]["rho"] = 0.5
     sam.method = thalweg.presets.look_back()
     for _ in range(2):

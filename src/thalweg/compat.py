@@ -10,6 +10,7 @@ import contextlib
 import warnings
 import weakref
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class SAM(torch.optim.Optimizer):
                 f"use_gc must be False, got {brief(use_gc)}: thalweg has no gradient "
                 "centralization; omit it"
             )
-        if not (isinstance(perturb_eps, float | int) and 0 <= perturb_eps <= 1e-8):
+        if not (isinstance(perturb_eps, Real) and 0 <= float(perturb_eps) <= 1e-8):
             raise ThalwegError(
                 f"perturb_eps must be from 0 to 1e-8, got {brief(perturb_eps)}: thalweg takes "
                 "g/‖g‖ as it is; omit it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class Loops:
         self._model = model
         self._open: contextlib.ExitStack | None = None
         self._guards: list[Any] = []
-        self._waits, self._due, self._closed_by = False, False, ""
+        self._waits, self._due, self._warned, self._closed_by = False, False, False, ""
         self._closers = [
             weakly(self, functools.partial(Loops._undo, by=by))
             for by in ("optimizer.step()", "model.state_dict()", "model.load_state_dict()")
@@ -66,11 +66,19 @@ class Loops:
                 "one without SAM: write `for _ in sam.passes():`, with the backward() inside"
             )
 
-    def _before_step(self) -> None:
-        """Look whether a step of the base optimizer has what the latest loop made for it."""
+    def _before_step(self, _: Any, given: Sequence[Any], named: Mapping[str, Any]) -> None:
+        """Look whether a step of the base optimizer has what the latest loop made for it.
+
+        Args:
+            given: The optimizer, and what its step is called with: a closure, if there is one,
+                makes gradients of its own.
+            named: Likewise, by name.
+        """
         self.check_begun()
-        due, self._due = self._due, False
-        if due and self._without_gradients:
+        closure = [*given[1:], named.get("closure")][0]
+        due, self._due = self._due and not self._warned, False
+        if due and closure is None and self._without_gradients:
+            self._warned = True
             warn(
                 "the gradients were cleared between the loop over passes() and optimizer.step(), "
                 "so that this step does nothing: call zero_grad() after the step, or before the "
@@ -113,11 +121,11 @@ class Loops:
             by: The call that does so, for the error that this loop raises if it goes on.
         """
         self._waits = False
-        self._undo(by)
+        self._undo(by=by)
         for guard in self._guards:
             guard.remove()
 
-    def _undo(self, by: str) -> None:
+    def _undo(self, *_: Any, by: str) -> None:
         """Undo the loop that is open; its guards stay, one of them may be calling this."""
         if self._open is not None:
             loop, self._open, self._closed_by = self._open, None, by
@@ -140,22 +148,22 @@ class Loops:
             )
 
 
-def weakly(owner: Any, act: Callable[[Any], None]) -> Callable[..., None]:
-    """Return a hook that calls ``act(owner)`` as long as the owner lives.
+def weakly(owner: Any, act: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that calls ``act(owner, ...)`` as long as the owner lives.
 
     Args:
         owner: Held weakly, so that a forgotten SAM object can go.
-        act: What to do.
+        act: What to do; gets what the hook is called with, too.
 
     Returns:
         A function of any arguments.
     """
     reference = weakref.ref(owner)
 
-    def hook(*_: Any) -> None:
+    def hook(*given: Any) -> None:
         alive = reference()
         if alive is not None:
-            act(alive)
+            act(alive, *given)
 
     return hook
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from thalweg import base, beside, checks, gradients
 from thalweg.ascent import Method
-from thalweg.ascent.slots import gated
+from thalweg.ascent.gives import gated
 from thalweg.gear import Gear
 from thalweg.loop import Loops
-from thalweg.telemetry import Last, Pass
+from thalweg.telemetry import CLOSED, NO_RADIUS, NO_STEP, NOT_OVER, Last, Pass
 from thalweg.walk import Walk
 
 
@@ -83,7 +83,7 @@ class SAM:
         self.rho = rho
         self._method = method or Method(power=1.0 if power is None else power)
         self.scaler, self.telemetry, self.keep_backup = scaler, telemetry, keep_backup
-        self.last, self._step = Last(why="there was no step yet"), 0
+        self.last, self._step = Last(reason=NO_STEP), 0
         self._start()
         held = {group.get("rho") for group in optimizer.param_groups}
         self._rhos()
@@ -139,11 +139,11 @@ class SAM:
     def _passes(self) -> Iterator[Pass]:
         self._loops.close()
         beside.begin(self.optimizer)
-        method, rhos, self.last = self.method, self._rhos(), Last(why="the first pass is not over")
+        method, rhos, self.last = self.method, self._rhos(), Last(reason=NOT_OVER)
         opened = gated(method.gate, self._step) if rhos else False  # None: the gradient will tell
         if opened is False and not (rhos and method.reuse):
             yield Pass(0, ascent=False, last=True)
-            self.last = Last(why="the gate was closed" if rhos else "rho is 0")
+            self.last = Last(reason=CLOSED if rhos else NO_RADIUS)
             self._end_of_step(perturbed=False)
             return
         with self._loops.open() as loop:

@@ -156,7 +156,7 @@ class Scaling:
         """Whether SAM was given a scaler that works."""
         return self._scaler is not None and self._scaler.is_enabled()
 
-    def look(self) -> None:
+    def look(self, *_: Any) -> None:
         """At a step after a loop: see whether a scaler takes it, and rightly.
 
         Raises:

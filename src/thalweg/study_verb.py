@@ -120,7 +120,7 @@ class Estimate:
 
     def left(self, now: float) -> tuple[float, float] | None:
         """Return the least and the most seconds that are to be expected; ``None`` if unknown."""
-        if not (self._due and self._total > 0):
+        if not (self._due and all(self._due.values())):
             return None
         # Of what a finished claim took for each second on record the middle half is taken: one that
         # went quite otherwise, or that is short, says little. The record counts as a claim, too.
@@ -231,7 +231,9 @@ def between(low: float, high: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def show(rows: list[Row]) -> None:

@@ -15,6 +15,13 @@ from thalweg.errors import ThalwegError, brief
 from thalweg.gradients import Both
 from thalweg.hold import Weights
 
+#: Why there is no ascent to tell of.
+NO_STEP = "there was no step yet"
+NO_RADIUS = "rho, or what the schedule makes of it, is 0"
+NO_GRADIENT = "no parameter got a gradient in the first pass"
+NOT_OVER = "the first pass is not over"
+CLOSED = "the gate was closed"
+
 
 class Pass:
     """Where a loop over :meth:`SAM.passes` stands.
@@ -71,8 +78,6 @@ class Last:
     a star is measured with ``telemetry=True``.
 
     Attributes:
-        why: Why there is no perturbation to tell of, in words; empty where there is. Then a
-            ``grad_norm`` of NaN is that of the gradient.
         grad_norm: ‖g‖, the norm of the ascent gradient over the perturbed parameters, without the
             factor of a gradient scaler.
         perturbation_norm: ‖ε‖, the Euclidean length whatever the ball is, in parameter units,
@@ -90,12 +95,13 @@ class Last:
             through.
         gain: * Likewise, how far the one let through leads along the one meant, over the length of
             that: near 1 where rounding is only noise, near 0 where it swallows ε.
+        reason: Why no ascent was made, in words; empty where one was.
 
     Example:
         >>> Last(grad_norm=2.0, perturbation_norm=0.05)  # what was not measured is left out
         Last(moved=True, grad_norm=2, perturbation_norm=0.05, capped=0)
-        >>> Last(why="rho is 0")
-        Last(moved=False, why='rho is 0')
+        >>> Last(grad_norm=0.0).why
+        'the gradient, or the direction made of it, was 0'
     """
 
     grad_norm: float | Tensor = math.nan
@@ -108,12 +114,12 @@ class Last:
     share_moved: float | Tensor = math.nan
     fidelity: float | Tensor = math.nan
     gain: float | Tensor = math.nan
-    why: str = ""
+    reason: str = ""
 
     def __repr__(self) -> str:
-        told = [f"{k}={v:.6g}" for k, v in self.known().items()]
-        if self.why:
-            told = [f"why={self.why!r}"]
+        told = [] if self.moved else [f"why={self.why!r}"]
+        if not self.reason:
+            told += [f"{k}={v:.6g}" for k, v in self.known().items()]
         return f"Last(moved={self.moved}, {', '.join(told)})"
 
     def known(self) -> dict[str, float]:
@@ -121,7 +127,7 @@ class Last:
 
         ``grad_norm`` is always there: where it is NaN, so is the gradient, or ``why`` says why not.
         """
-        names = [f.name for f in dataclasses.fields(self) if f.name != "why"]
+        names = [f.name for f in dataclasses.fields(self) if f.name != "reason"]
         values = {name: float(getattr(self, name)) for name in names}
         return {k: v for k, v in values.items() if k == "grad_norm" or not math.isnan(v)}
 
@@ -129,6 +135,17 @@ class Last:
     def moved(self) -> bool:
         """Whether the weights were moved at all. Reads a number, which an accelerator waits for."""
         return float(self.perturbation_norm) > 0
+
+    @property
+    def why(self) -> str:
+        """Why the weights were not moved, in words; empty if they were. Reads numbers likewise."""
+        if self.reason or self.moved:
+            return self.reason
+        norm = float(self.grad_norm)
+        what = "0" if norm == 0 else "not finite"
+        if math.isfinite(norm) and norm > 0:
+            return "ε was 0, or too long for a float"
+        return f"the gradient, or the direction made of it, was {what}"
 
 
 def told(perturbation: Perturbation, cap: float) -> Last:

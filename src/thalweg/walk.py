@@ -11,11 +11,11 @@ from torch import Tensor
 
 from thalweg import base, beside, gradients, parameters, replay, sharded, watch
 from thalweg.ascent import Context, Method, Number, SAMGradient
-from thalweg.ascent.slots import fitting, judged, untouched
+from thalweg.ascent.gives import fitting, judged, untouched
 from thalweg.gear import Gear
 from thalweg.hold import Moves
 from thalweg.memory import chosen
-from thalweg.telemetry import Last, Pass, read
+from thalweg.telemetry import CLOSED, NO_GRADIENT, NO_RADIUS, NOT_OVER, Last, Pass, read
 
 
 class Walk:
@@ -44,7 +44,7 @@ class Walk:
         self._size: Number = 0.0  # finite where all ascent gradients so far are
         self._ascents, self._moved = 0, False
         self._passes: list[Pass] = []
-        self.last, self.opened = Last(why="the first pass is not over"), True
+        self.last, self.opened = Last(reason=NOT_OVER), True
 
     def passes(self, opened: bool | None) -> Iterator[Pass]:
         """Yield the passes of a step, and do what is due before and after each.
@@ -58,7 +58,7 @@ class Walk:
             yield self._pass(last=True)  # the base optimizer may get this gradient as it is
             self.opened = opened is None and self._judge()
             if not self.opened:
-                self.last = Last(why="the gate was closed")
+                self.last = Last(reason=CLOSED)
                 self._reuse()
                 return
             self.climb()
@@ -172,8 +172,9 @@ class Walk:
         """After the last pass, while the weights are uphill: give the base optimizer its due."""
         gear, method, both = self._gear, self._method, self._both
         sharded.check_reduced(self._trained)
-        if self._trained and all(p.grad is None for p in self._trained):
-            gear.watch.say("no gradient", watch.NOTHING_TO_DESCEND)
+        told = self._ascents and self.last.reason == NO_GRADIENT
+        if self._trained and not told and all(p.grad is None for p in self._trained):
+            gear.watch.say("no gradient uphill", watch.NOTHING_TO_DESCEND)
         if both is not None:
             if len(method.points) > 1:
                 both.average(self._sums, len(method.points))
@@ -186,7 +187,8 @@ class Walk:
                 part, context = method.combine, self._context(both.parameters)
                 context.cut()  # so that norms, too, are those of pieces
                 here, uphill = _over(both.here, scale), _over(both.uphill, scale)
-                found = fitting("combine", part, part(here, uphill, context), uphill)
+                with untouched([part], [*here, *uphill, *both.parameters]):
+                    found = fitting("combine", part, part(here, uphill, context), uphill)
                 self._beside(both, scale, context)
                 both.write(_times(chosen(self._size, found, uphill), scale))
         # An ascent that was not finite moved nothing; a gradient scaler must still hear of it.
@@ -225,11 +227,11 @@ class Walk:
         if not groups:
             if method.looks and any(chosen for _, chosen in self._rhos):
                 gear.watch.say("no gradient", watch.NOTHING_TO_CLIMB)
-            return Last(grad_norm=0.0) if self._rhos else Last(why="rho is 0"), []
+            return Last(reason=NO_GRADIENT if self._rhos else NO_RADIUS), []
         scale = gear.scaling.scale(self._trained) if method.looks else None
         gear.weights.restore()  # parts see w, wherever the gradient was taken
         held = [p for _, some in groups for p in some]
-        parts = [part for part in (method.direction, method.mask, method.ball) if part is not None]
+        parts = method.direction, method.mask, method.ball, getattr(method.ball, "scale", None)
         with untouched(parts, [*found, *held]):
             last, moves = base.moves(method, groups, found, scale, self._context(held, point))
         if gear.telemetry:  # looks at ε again when the weights, of which it may be made, have moved

@@ -55,7 +55,8 @@ class Watch:
         self._moves: Moves = []
         self._looked = False
         self._window: deque[tuple[Any, Any, Any]] = deque(maxlen=_WINDOW)
-        self._means: list[float] = []
+        self._first: list[Tensor] = []
+        self._young = True
         self._said: set[str] = set()
 
     def moved(self, last: Last, moves: Moves) -> Last:
@@ -149,6 +150,8 @@ class Watch:
         self._idle = (self._idle + 1) * nothing
         if self._telemetry:
             self._window.append((last.cosine, last.loss_rise, known[0] if known else None))
+            if known and len(self._first) < _WINDOW * self._young:
+                self._first.append(known[0])
         if not isinstance(length, Tensor) and _WINDOW in (self._idle, len(self._window)):
             self.think()
         return last
@@ -186,17 +189,19 @@ class Watch:
                 f"by {rise:.2g} from w to w + ε, and differs by {noise:.2g} from batch to batch; "
                 "use a larger rho, or none",
             )
-        self._means.append(sum(losses) / len(losses))
-        fall = self._means[0] - self._means[-1]
-        stands = fall < 2 * noise * math.sqrt(2 / _WINDOW)  # twice the standard error
-        # Where all outputs have become alike, the gradients agree, and no cosine tells.
-        if len(self._means) == _PATIENCE and stands and rise > noise:
-            self.say(
-                "stalled",
-                f"rho is likely too large here: the loss has not fallen in {self._steps} steps, "
-                f"and changes by {rise:.2g} from w to w + ε, but by {noise:.2g} from batch to "
-                "batch; unless this model was trained before, use a tenth of that rho",
-            )
+        if self._young and self._steps >= _PATIENCE * _WINDOW:
+            self._young = False
+            fall = (sum(map(float, self._first)) - sum(losses)) / _WINDOW
+            self._first.clear()
+            # Where all outputs have become alike, the gradients agree, and no cosine tells.
+            if fall < 2 * noise * math.sqrt(2 / _WINDOW) and rise > noise:  # two standard errors
+                self.say(
+                    "stalled",
+                    f"rho is likely too large here: the loss has not fallen in {self._steps} "
+                    f"steps, and changes by {rise:.2g} from w to w + ε, but by {noise:.2g} from "
+                    "batch to batch; unless the learning rate has been small so far, or this model "
+                    "was trained before, use a tenth of that rho",
+                )
 
     def say(self, what: str, message: str) -> None:
         """Warn, unless this was said before.

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -98,11 +99,39 @@ def test_a_scale_must_be_called_as_it_is():
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_a_layer_is_no_part(slot):
-    with pytest.raises(ThalwegError) as error:
-        Method(**{slot: nn.Linear(1, 1)})
-    assert str(error.value).startswith(f"{slot} must be a part such as {SLOTS[slot].example}")
-    assert f"it is a layer; write a function of ({SLOTS[slot].arguments})" in str(error.value)
+@pytest.mark.parametrize("layer", [nn.Linear(1, 1), nn.MSELoss(), nn.Bilinear(1, 1, 1)])
+def test_a_layer_of_torch_is_no_part(slot, layer):
+    with pytest.raises(ThalwegError, match=rf"^{slot} must be ") as error:
+        Method(**{slot: layer})
+    assert SLOTS[slot].example in str(error.value)
+
+
+class Doubled(nn.Module):
+    """A part that happens to be a module."""
+
+    def forward(self, gradient, context):
+        return [2 * g for g in gradient]
+
+
+def test_a_module_of_ones_own_that_fits_is_a_part():
+    trained(Method(direction=Doubled()))
+    with pytest.raises(
+        ThalwegError, match=r"^gate must be called with \(step\), and Doubled\(\) d"
+    ):
+        Method(gate=Doubled())
+
+
+class Narrow(Ball):
+    """Its n is of numpy."""
+
+    def sharp(self, direction, context):
+        return direction, np.float32(context.norm(direction))
+
+
+def test_numbers_of_numpy_are_numbers():
+    trained(Method(ball=Narrow(None)))
+    trained(Method(size=lambda norm, step: np.float32(0.5)))
+    trained(Method(ball=L2(scale=lambda given, context: [np.float32(2) for _ in given])))
 
 
 def test_a_part_that_would_fill_pages_is_told_of_in_a_line():

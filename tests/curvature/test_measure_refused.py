@@ -1,5 +1,7 @@
 """What cannot be measured over: each is told in words. And batches that are not as they were."""
 
+from functools import partial
+
 import nets
 import pytest
 import torch
@@ -146,10 +148,21 @@ def test_what_is_no_model_or_no_loss_is_named(how):
         with pytest.raises(ThalwegError, match=r"^model must be a torch\.nn\.Module, got"):
             MEASURES[how](bad, nets.loss_of)
     of_outputs = (torch.nn.MSELoss(), torch.nn.MSELoss, functional.mse_loss)
+    of_outputs += (partial(functional.cross_entropy, label_smoothing=0.1),)
     for bad in (None, "mse", *of_outputs, lambda model: 1.0, lambda model, x, y: 1.0):
         told = r"^loss_of must be a function of a model and a batch .*: write lambda model, batch:"
         with pytest.raises(ThalwegError, match=told):
             MEASURES[how](model, bad)
+
+
+@each_measure
+def test_a_loss_may_be_a_module_of_ones_own(how):
+    class Loss(torch.nn.Module):
+        def forward(self, model, batch):
+            return nets.loss_of(model, batch)
+
+    model, _, _ = nets.known("mlp")
+    MEASURES[how](model, Loss())
 
 
 @each_measure

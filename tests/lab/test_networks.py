@@ -132,7 +132,7 @@ def test_bad_input(make, told):
     [
         ("final", r"under 'weight1', one for each seed, got 'final': pass the final of a run"),
         ({}, r"origin must have rows of shape \(10, 40\) under 'weight1'.* got \{\}"),
-        ({"weight1": np.zeros((2, 3, 3))}, r"got .*shape \(2, 3, 3\)|got array"),
+        ({"weight1": np.zeros((2, 3, 3))}, r"got array\(\[\[\["),
     ],
 )
 def test_an_origin_is_the_end_of_a_run_of_the_same_network(origin, told):

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thalweg import parameters
 from thalweg.ascent import spectral
 from thalweg.ascent.context import Context, Number, ratio
+from thalweg.ascent.gives import fitting
 from thalweg.ascent.scale import Scale
-from thalweg.ascent.slots import fitting, takes
+from thalweg.ascent.slots import of_tensors, takes
 from thalweg.cut import Pieces
 from thalweg.errors import ThalwegError, brief
 
@@ -54,7 +55,7 @@ class _Scaled:
     stateless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.scale, nn.Module) or not (self.scale is None or takes(self.scale, 2)):
+        if of_tensors(self.scale) or not (self.scale is None or takes(self.scale, 2)):
             raise ThalwegError(
                 "scale must be a part such as FanRatio(), called with (direction, context), or "
                 f"None, got {brief(self.scale)}: pass an object, not a class; a word such as "

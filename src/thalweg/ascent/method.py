@@ -15,9 +15,10 @@ from thalweg.ascent.context import Context, Number, ratio
 from thalweg.ascent.direction import Direction, Gradient, WithMean
 from thalweg.ascent.filter import AllParameters, Filter, Mask
 from thalweg.ascent.gate import Always, Gate, Reuse
+from thalweg.ascent.gives import fitting, pair
 from thalweg.ascent.schedule import Constant, Schedule
 from thalweg.ascent.size import Size, size
-from thalweg.ascent.slots import SLOTS, check_part, fitting, pair
+from thalweg.ascent.slots import SLOTS, check_part
 from thalweg.cut import Pieces
 from thalweg.errors import ThalwegError, brief, number, whole
 

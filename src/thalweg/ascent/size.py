@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -133,7 +134,7 @@ def _size_of_floats(
 def _told(law: Size, norm: Number, step: int) -> Any:
     """What the law says, if that is a number."""
     found = law(norm, step)
-    if not isinstance(found, float | int | torch.Tensor):
+    if not isinstance(found, Real | torch.Tensor):
         raise ThalwegError(
             f"size must give a number, got {brief(found)} of {brief(law)}: return f(n) of "
             "ε = ρ f(n) s"

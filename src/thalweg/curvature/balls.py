@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent import L2, Ball, size
-from thalweg.ascent.slots import fitting, pair
+from thalweg.ascent.gives import fitting, pair
 from thalweg.curvature.losses import Losses
 from thalweg.errors import ThalwegError, brief
 from thalweg.parameters import norm

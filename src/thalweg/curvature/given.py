@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import modules
-from thalweg.ascent.slots import takes
+from thalweg.ascent.slots import of_tensors, takes
 from thalweg.curvature.product import Product
 from thalweg.errors import ThalwegError, brief
 
@@ -44,8 +44,7 @@ def check_loss_of(loss_of: object) -> None:
         thalweg.errors.ThalwegError: loss_of must be a function of a model and a batch that returns\
  the mean loss, got MSELoss(): write lambda model, batch: loss(model(batch[0]), batch[1])
     """
-    of_outputs = getattr(loss_of, "__module__", "") == "torch.nn.functional"
-    if of_outputs or isinstance(loss_of, nn.Module) or not takes(loss_of, 2):
+    if of_tensors(loss_of) or not takes(loss_of, 2):
         raise ThalwegError(
             "loss_of must be a function of a model and a batch that returns the mean loss, got "
             f"{brief(loss_of)}: write lambda model, batch: loss(model(batch[0]), batch[1])"
@@ -65,7 +64,7 @@ def check_batches(batches: object) -> None:
     if one or not isinstance(batches, Iterable) or isinstance(batches, Iterator):
         raise ThalwegError(
             "batches must be something to go through again for every product or loss, got "
-            f"{type(batches).__name__}: pass a list of batches, or a loader"
+            f"{type(batches).__name__}: pass a list of batches, as [batch], or a loader"
         )
 
 

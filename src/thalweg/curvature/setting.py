@@ -248,4 +248,5 @@ def group_of(model: nn.Module) -> Any:
     Args:
         model: Anything.
     """
-    return getattr(modules.distributed(model), "process_group", None)
+    whole = modules.distributed(model)
+    return None if whole is None else whole.process_group

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from thalweg.ascent.slots import of_tensors, takes
 from thalweg.curvature import frozen
 from thalweg.diagnose.measure import first
 from thalweg.errors import ThalwegError
@@ -37,15 +38,17 @@ batch[1])
     """
     if not isinstance(model, nn.Module):
         raise ThalwegError(f"model must be a torch.nn.Module, got {_kind(model)}")
-    if isinstance(loss_of, nn.Module):
+    if isinstance(loss_of, nn.Module) and (of_tensors(loss_of) or not takes(loss_of, 2)):
         name = type(loss_of).__name__
         raise ThalwegError(
             f"loss must be {LOSS}, got {name}, a module: write "
             f"lambda model, batch: {name}()(model(batch[0]), batch[1])"
         )
-    if not callable(loss_of):
+    if isinstance(loss_of, type) or not callable(loss_of):
         raise ThalwegError(f"loss must be {LOSS}, got {_kind(loss_of)}")
-    if not _takes_two(loss_of):
+    if of_tensors(loss_of):
+        raise _of_outputs(loss_of)
+    if not takes(loss_of, 2):
         signature = inspect.signature(loss_of)
         raise ThalwegError(
             f"loss must be {LOSS}, got one that takes {signature}: take the model and the batch "
@@ -91,22 +94,15 @@ mse_loss(model(batch[0]), batch[1])
     except Exception:  # it is something else that is wrong
         return
     if isinstance(found, torch.Tensor):
-        name = getattr(loss_of, "__name__", "loss").replace("<lambda>", "loss")
-        raise ThalwegError(
-            f"loss must be {LOSS}, got {name}, which takes outputs and targets: write "
-            f"lambda model, batch: {name}(model(batch[0]), batch[1])"
-        )
+        raise _of_outputs(loss_of)
 
 
-def _takes_two(function: Any) -> bool:
-    """Whether a function can be called with two arguments, as far as one can see."""
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # built in: it has no signature to look at
-        return True
-    return True
+def _of_outputs(loss: object) -> ThalwegError:
+    name = getattr(loss, "__name__", "loss").replace("<lambda>", "loss")
+    return ThalwegError(
+        f"loss must be {LOSS}, got {name}, which takes outputs and targets: write "
+        f"lambda model, batch: {name}(model(batch[0]), batch[1])"
+    )
 
 
 def _kind(value: object) -> str:

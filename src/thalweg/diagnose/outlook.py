@@ -46,9 +46,10 @@ def _edge(measured: Measured, rho: float, name: str, power: float | None) -> Edg
         with contextlib.suppress(ThalwegError):  # the base optimizer itself leaves
             largest = float(theory.largest_stable_rho(base.eta, curvature, **size, **given))
     if curvature > 0:
-        radius_now = 0.0 if power is None else rho
-        eta = theory.largest_stable_eta(radius_now, curvature, **size, **given)
-        lr = float(eta) * base.lr / base.eta  # eta is the lr, less the dampening
+        largest_eta = theory.largest_stable_eta(
+            0.0 if power is None else rho, curvature, **size, **given
+        )
+        lr = float(largest_eta) * base.lr / base.eta  # eta is the lr, less the dampening
     if power and curvature > 0 and not base.nesterov:
         with contextlib.suppress(ThalwegError):  # likewise
             bounce = float(theory.bounce_amplitude(base.eta, rho, curvature, power, base.momentum))

@@ -59,7 +59,7 @@ def _how(m: Measured) -> str:
 
 
 def _largest_lr(m: Measured, rho: float, asked: float, edges: tuple[Edge, ...]) -> Iterator[Row]:
-    alone, *_, sam = edges
+    alone, *_, sam = edges  # as METHODS has them
     if finite(sam.largest_lr):
         at = "" if asked == rho else f"at rho = {asked:.3g}: "
         told = f"{at}now {m.base.lr:g}; above, steps grow (without SAM {_text(alone.largest_lr)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,15 +15,8 @@ from thalweg.lab.grid import Grid, State, minibatches, pick
 from thalweg.lab.observe import History, Observer
 from thalweg.lab.problems import Params, Problem
 
-#: The methods of a problem, and what they are called with.
-_CALLED = {
-    "start": "seeds",
-    "loss": "params, batch=None",
-    "final_loss": "params, seeds",
-    "gradient": "params, batch=None",
-    "observe": "params, seeds",
-    "stream": "seeds",
-}
+#: The methods that a problem may have of its own.
+_METHODS = ("start", "loss", "final_loss", "gradient", "observe", "stream")
 
 
 class Cells:
@@ -161,11 +155,13 @@ def check_problem(problem: object) -> None:
             f"{brief(problem)}"
         )
     name, dtype, watched = type(problem).__name__, problem.dtype, problem.quantities
-    for method, arguments in _CALLED.items():
-        if not takes(getattr(problem, method), len(arguments.split(", "))):
+    for method in _METHODS:
+        self_, *given = inspect.signature(getattr(Problem, method)).parameters.values()
+        if not takes(getattr(problem, method), len(given)):
+            wanted = [p.name + f"={p.default}" * (p.default is not p.empty) for p in given]
             raise ThalwegError(
-                f"{name}.{method} must be called with ({arguments}), got one that takes other "
-                f"arguments: write def {method}(self, {arguments})"
+                f"{name}.{method} must be called with ({', '.join(wanted)}), got one that takes "
+                f"other arguments: write def {method}({', '.join([self_.name, *wanted])})"
             )
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ThalwegError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.ascent import Constant, Method, Perturbation, SAMGradient
-from thalweg.ascent.slots import fitting, gated, judged
+from thalweg.ascent.gives import fitting, gated, judged
 from thalweg.errors import ThalwegError, flag, number
 from thalweg.lab.grid import Grid, State, column, minibatches
 from thalweg.lab.here import Here, Memory
