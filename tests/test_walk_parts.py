@@ -249,11 +249,25 @@ def as_ball(part):
     return Ball()
 
 
+class Judge:
+    """A gate that calls a part, and opens."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def __call__(self, step):
+        return None
+
+    def judge(self, gradient, context):
+        return bool(self.part(gradient, context))
+
+
 SLOTS = {
     "direction": lambda part: {"direction": part},
     "mask": lambda part: {"mask": part},
     "ball": lambda part: {"ball": as_ball(part)},
     "scale": lambda part: {"ball": L2(scale=part)},
+    "gate": lambda part: {"gate": Judge(part)},
     "combine": lambda part: {"combine": lambda here, uphill, context: part(uphill, context)},
 }
 

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -176,9 +177,26 @@ def test_an_epsilon_that_goes_past_the_hill_is_told_of():
         train(3.0, -1.0, 0.0, 50)
 
 
+BASES = {
+    "momentum": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    "plain": partial(torch.optim.SGD, lr=0.1),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3),
+}
+
+
 @pytest.mark.parametrize("costly", [False, True])
-@pytest.mark.parametrize(("rho", "stalls"), [(0.05, False), (0.5, False), (5.0, True)])
-def test_training_that_stands_still_is_told_of(rho, stalls, costly, monkeypatch):
+@pytest.mark.parametrize(
+    ("base", "rho", "stalls"),
+    [
+        ("momentum", 0.5, False),
+        ("momentum", 5.0, True),
+        ("plain", 0.05, False),
+        ("plain", 1.0, True),
+        ("adamw", 0.2, False),
+        ("adamw", 2.0, True),
+    ],
+)
+def test_training_that_stands_still_is_told_of(base, rho, stalls, costly, monkeypatch):
     """All outputs become alike: g and h agree, and no cosine tells that rho is too large.
 
     On an accelerator it is told when the log is asked for, however late.
@@ -188,7 +206,7 @@ def test_training_that_stands_still_is_told_of(rho, stalls, costly, monkeypatch)
     x, y = map(torch.from_numpy, load_digits(return_X_y=True))
     x = x.float() / 16
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = BASES[base](model.parameters())
     sam = SAM(optimizer, model, rho, telemetry=True)
     cosines, losses = [], []
     with warnings.catch_warnings(record=True) as said:

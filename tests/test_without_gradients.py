@@ -1,12 +1,13 @@
 """What SAM says of passes without gradients, and of steps without a perturbation."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 import thalweg
-from thalweg import SAM, Method
+from thalweg import SAM, Method, ThalwegError
 
 
 def only(sam, w, *, first):
@@ -138,3 +139,56 @@ def test_a_record_without_a_perturbation_says_why():
         for _ in sam.passes():
             w.sum().backward()
     assert sam.last.why == "the gate was closed"
+
+
+def test_a_block_that_is_not_entered_is_told_of_at_the_step():
+    w = torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.5)
+    w.square().sum().backward()
+    sam.perturbed()
+    with pytest.raises(ThalwegError, match=r"perturbed\(\) must be entered, .*: write `with sam"):
+        sam.optimizer.step()
+    with sam.perturbed():
+        w.square().sum().backward()
+    sam.optimizer.step()
+    assert sam.last.moved
+
+
+@pytest.mark.parametrize("name", ["telemetry", "keep_backup"])
+def test_a_flag_is_true_or_false_and_stays(name):
+    w = torch.ones(2, requires_grad=True)
+    for bad in ("yes", 1, None):
+        with pytest.raises(ThalwegError, match=rf"^{name} must be True or False, got"):
+            SAM(torch.optim.SGD([w], lr=0.1), None, **{name: bad})
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, **{name: False})
+    with pytest.raises(
+        ThalwegError, match=rf"^sam\.{name} must stay .*: make SAM anew with {name}"
+    ):
+        setattr(sam, name, True)
+    setattr(sam, name, False)
+    assert getattr(copy.deepcopy(sam), name) is False
+
+
+def test_a_forward_outside_of_the_loop_is_told_of():
+    x, w = torch.randn(100, 2), torch.ones(2, requires_grad=True)
+    sam = SAM(torch.optim.SGD([w], lr=0.1), None, 0.5, telemetry=True)
+
+    def train():
+        for row in x:
+            loss = (w * row).sum()
+            for here in sam.passes():
+                here.loss = loss
+                loss.backward(retain_graph=True)
+            sam.optimizer.step()
+            sam.optimizer.zero_grad()
+
+    with pytest.warns(UserWarning, match="put the forward pass, too, into the loop") as said:
+        train()
+    assert len(said) == 1
+
+
+def test_a_filter_says_true_or_false():
+    model = torch.nn.Linear(2, 2)
+    method = Method(filter=lambda parameter, name, layer: "no")
+    with pytest.raises(ThalwegError, match=r"^filter must give True or False .*, got 'no' of"):
+        SAM(torch.optim.SGD(model.parameters(), lr=0.1), model, method=method)

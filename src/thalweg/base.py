@@ -14,7 +14,7 @@ from torch import Tensor
 from thalweg import layout, parameters, sharded
 from thalweg.ascent import AllParameters, Context, Method, Number
 from thalweg.cut import Pieces
-from thalweg.errors import ThalwegError, brief, number
+from thalweg.errors import ThalwegError, brief, flag, number
 from thalweg.gradients import dense, kept
 from thalweg.hold import ANY_HOLDS, Moves
 from thalweg.modules import Places
@@ -42,6 +42,29 @@ class Default:
                 'own; write `for group in optimizer.param_groups: group["rho"] = ...`'
             )
         vars(sam)["rho"] = number("rho", rho, at_least=0)
+
+
+class Flag:
+    """True or False: given once, then read only, as what was made with it stays.
+
+    Raises:
+        ThalwegError: If it is something else, or is assigned again.
+    """
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, sam: object, _: type | None = None) -> bool:
+        found: bool = vars(sam)[self._name]
+        return found
+
+    def __set__(self, sam: object, value: bool) -> None:
+        flag(self._name, value)
+        if vars(sam).setdefault(self._name, value) is not value:
+            raise ThalwegError(
+                f"sam.{self._name} must stay as it was given, got {value}: make SAM anew with "
+                f"{self._name}={value}"
+            )
 
 
 def trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from thalweg import layout, modules
 from thalweg.ascent import AllParameters, Always, Method, Normalization, check_method
 from thalweg.base import trained as parameters_of
-from thalweg.errors import ThalwegError, brief, flag, warn, whole
+from thalweg.errors import ThalwegError, brief, warn, whole
 
 #: Wrappers of a model that show parameters which are not those of the loss.
 _NOT_SUPPORTED = {"FullyShardedDataParallel", "DeepSpeedEngine"}
@@ -118,19 +118,6 @@ def check(
             )
 
 
-def check_flags(**flags: object) -> None:
-    """Raise unless each is True or False: a word, such as "no", would count as True.
-
-    Args:
-        flags: The arguments, by their names.
-
-    Raises:
-        ThalwegError: If one is something else.
-    """
-    for name, value in flags.items():
-        flag(name, value)
-
-
 def check_another(method: object, *, busy: bool) -> None:
     """Raise unless another method may take the place of the one there is.
 
@@ -164,13 +151,21 @@ def check_filter(
         place_of: Tells where in the model a parameter is.
 
     Raises:
-        ThalwegError: If there are parameters, and it chooses none.
+        ThalwegError: If there are parameters, and it chooses none; or if it gives something else
+            than True or False.
     """
     trained = parameters_of(optimizer)
     if isinstance(method.filter, AllParameters) or not trained:
         return
     found = [place_of(p) for p in trained]
-    if any(method.filter(p, *place) for p, place in zip(trained, found, strict=True)):
+    answers = [method.filter(p, *place) for p, place in zip(trained, found, strict=True)]
+    odd = [a for a in answers if not isinstance(a, bool | int) and not hasattr(a, "dtype")]
+    if odd:
+        raise ThalwegError(
+            f"filter must give True or False for every parameter, got {brief(odd[0])} of "
+            f"{brief(method.filter)}: return a comparison, such as parameter.ndim > 1"
+        )
+    if any(answers):
         return
     names = [name for name, _ in found if name]
     listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
@@ -179,7 +174,7 @@ def check_filter(
         remedy = "none is of a normalization layer; leave the filter out"
     raise ThalwegError(
         f"filter must choose some of the {len(trained)} parameters of the optimizer, got none by "
-        f"{method.filter!r}: {remedy}"
+        f"{brief(method.filter)}: {remedy}"
     )
 
 

@@ -6,13 +6,25 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from thalweg import sharded
 from thalweg.errors import ThalwegError, warn
+
+_Sam = TypeVar("_Sam")
+_Block = contextlib.AbstractContextManager[None]
+
+_NO_LOOP = (
+    "passes() must be looped over, and it was called alone, so that the step would be one without "
+    "SAM: write `for _ in sam.passes():`, with the backward() inside"
+)
+_NO_BLOCK = (
+    "perturbed() must be entered, and it was called alone, so that the step would be one without "
+    "SAM: write `with sam.perturbed():`, with the second backward() inside"
+)
 
 
 class Loops:
@@ -31,7 +43,8 @@ class Loops:
         self._model = model
         self._open: contextlib.ExitStack | None = None
         self._guards: list[Any] = []
-        self._waits, self._due, self._warned, self._closed_by = False, False, False, ""
+        self._waits, self._closed_by = "", ""
+        self._due, self._warned = False, False
         self._closers = [
             weakly(self, functools.partial(Loops._undo, by=by))
             for by in ("optimizer.step()", "model.state_dict()", "model.load_state_dict()")
@@ -44,14 +57,17 @@ class Loops:
         """Whether a loop is open."""
         return self._open is not None
 
-    def made(self) -> None:
-        """Note a loop that is made and not begun; it begins by :meth:`close`.
+    def made(self, forgotten: str = _NO_LOOP) -> None:
+        """Note a loop or block that is made and not begun; it begins by :meth:`close`.
+
+        Args:
+            forgotten: What to say if it never begins.
 
         Raises:
             ThalwegError: If the one before has never begun.
         """
         self.check_begun()
-        self._waits = True
+        self._waits = forgotten
 
     def check_begun(self) -> None:
         """Raise, once, if the latest loop was made and never begun.
@@ -59,12 +75,9 @@ class Loops:
         Raises:
             ThalwegError: If it was.
         """
-        waits, self._waits = self._waits, False
+        waits, self._waits = self._waits, ""
         if waits:
-            raise ThalwegError(
-                "passes() must be looped over, and it was called alone, so that the step would be "
-                "one without SAM: write `for _ in sam.passes():`, with the backward() inside"
-            )
+            raise ThalwegError(waits)
 
     def _before_step(self, _: Any, given: Sequence[Any], named: Mapping[str, Any]) -> None:
         """Look whether a step of the base optimizer has what the latest loop made for it.
@@ -120,7 +133,7 @@ class Loops:
         Args:
             by: The call that does so, for the error that this loop raises if it goes on.
         """
-        self._waits = False
+        self._waits = ""
         self._undo(by=by)
         for guard in self._guards:
             guard.remove()
@@ -146,6 +159,23 @@ class Loops:
                 "inside; the weights were put back before it, and what it did stays: move that "
                 "call after the loop"
             )
+
+
+def block(make: Callable[[_Sam], Iterator[None]]) -> Callable[[_Sam], _Block]:
+    """Make a context manager of a method; one called without ``with`` is told of at the step.
+
+    Args:
+        make: A method of an object with ``_loops``, which it closes first.
+    """
+    begin = contextlib.contextmanager(make)
+
+    @functools.wraps(make)
+    def call(sam: _Sam) -> _Block:
+        loops: Loops = vars(sam)["_loops"]
+        loops.made(_NO_BLOCK)
+        return begin(sam)
+
+    return call
 
 
 def weakly(owner: Any, act: Callable[..., None]) -> Callable[..., None]:

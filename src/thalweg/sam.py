@@ -13,7 +13,7 @@ from thalweg import base, beside, checks, gradients
 from thalweg.ascent import Method
 from thalweg.ascent.gives import gated
 from thalweg.gear import Gear
-from thalweg.loop import Loops
+from thalweg.loop import Loops, block
 from thalweg.telemetry import CLOSED, NO_RADIUS, NO_STEP, NOT_OVER, Last, Pass
 from thalweg.walk import Walk
 
@@ -62,7 +62,7 @@ class SAM:
         0.5
     """
 
-    rho = base.Default()
+    rho, telemetry, keep_backup = base.Default(), base.Flag(), base.Flag()
 
     def __init__(
         self,
@@ -78,7 +78,6 @@ class SAM:
         **unknown: Never,
     ) -> None:
         checks.check(optimizer, model, method, scaler, power, unknown)
-        checks.check_flags(telemetry=telemetry, keep_backup=keep_backup)
         self.optimizer, self.model = optimizer, model
         self.rho = rho
         self._method = method or Method(power=1.0 if power is None else power)
@@ -190,7 +189,7 @@ class SAM:
         self._gear.scaling.step()
         return loss
 
-    @contextlib.contextmanager
+    @block
     def perturbed(self) -> Iterator[None]:
         """Stand at w + ε for the length of the block, ε taken from the gradients there are.
 

@@ -68,8 +68,8 @@ class Scaling:
             if all(p.grad is None for p in trained):
                 return None
             raise ThalwegError(
-                "the loss must be scaled where scaler= is given, and none has been: write "
-                "scaler.scale(loss).backward() in every pass"
+                "the loss must be scaled by the scaler that SAM was given, and this one has scaled "
+                "none: write scaler.scale(loss).backward() in every pass, with that scaler"
             )
         one: Tensor = scaler.scale(torch.ones((), device=trained[0].device))
         return one.double()

@@ -94,7 +94,8 @@ class Walk:
         found = [added[p] if p in added else torch.zeros_like(p) for p in held]
         gradient = _over(base.aligned(held, found), scale)
         context = dataclasses.replace(self._context(held), norm=base.norm)
-        opened = bool(judged(self._method.gate, gradient, context))
+        with untouched([self._method.gate], [*gradient, *held]):
+            opened = bool(judged(self._method.gate, gradient, context))
         if opened:
             self._held = self._both.aside()
             self._loop.callback(self._held.merge)

@@ -23,6 +23,8 @@ _WINDOW = 50
 _PATIENCE = 4
 #: A mean loss rise below this share of the batch noise is lost in it.
 _LOST = 0.01
+#: Training that lowers the loss by less than this share of its rise stands still.
+_LITTLE = 0.25
 #: A perturbation that leads less than this share of the way that was meant is another one. Of its
 #: cosine nothing is asked: rounding that is only noise makes it low, and does no harm.
 FAITHFUL = 0.9
@@ -182,7 +184,13 @@ class Watch:
         noise = math.sqrt(sum(bend * bend for bend in bends) / len(bends) / 6)
         # Not their mean, which is 0 where the ascent has a batch of its own.
         rise = math.sqrt(sum(r * r for r in rises) / len(rises))
-        if rise < _LOST * noise:
+        if rise == 0 < noise:
+            self.say(
+                "same",
+                f"the loss at w + ε is that at w to the last bit, in {_WINDOW} steps: put the "
+                "forward pass, too, into the loop over passes(); if it is there, use a larger rho",
+            )
+        elif rise < _LOST * noise:
             self.say(
                 "small",
                 f"rho is too small to matter here: over the last {_WINDOW} steps the loss changes "
@@ -194,13 +202,13 @@ class Watch:
             fall = (sum(map(float, self._first)) - sum(losses)) / _WINDOW
             self._first.clear()
             # Where all outputs have become alike, the gradients agree, and no cosine tells.
-            if fall < 2 * noise * math.sqrt(2 / _WINDOW) and rise > noise:  # two standard errors
+            if fall < _LITTLE * rise and rise > noise:
                 self.say(
                     "stalled",
-                    f"rho is likely too large here: the loss has not fallen in {self._steps} "
-                    f"steps, and changes by {rise:.2g} from w to w + ε, but by {noise:.2g} from "
-                    "batch to batch; unless the learning rate has been small so far, or this model "
-                    "was trained before, use a tenth of that rho",
+                    f"rho is likely too large here: in {self._steps} steps the loss has fallen by "
+                    f"{fall:.2g}, but from w to w + ε it changes by {rise:.2g}, and from batch to "
+                    f"batch by {noise:.2g}; unless the learning rate has been small so far, or "
+                    "this model was trained before, use a tenth of that rho",
                 )
 
     def say(self, what: str, message: str) -> None:
