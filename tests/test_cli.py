@@ -119,6 +119,18 @@ def test_bad_input_is_told_in_a_sentence(command, claims, tmp_path, kind):
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["alien", "file", "notes"]
 
 
+def test_a_study_tells_what_is_on_record(command, claims):
+    claims(tiny("one", takes=(1, 2, 3)), tiny("two", takes=(1, 2, 3), full_expected="open"))
+    found = command("study", "--jobs", "1")
+    first, *rest = found.err.splitlines()
+    assert first == "to measure: 2; on record, about 4 s on 1 idle core"
+    assert not any("to measure" in line for line in rest)
+    assert "On record at full size: two undecided." in found.out
+    again = command("study", "--jobs", "1", "--json")
+    assert again.err == ""  # all of it is on file
+    assert [row["at_full"] for row in json.loads(again.out)["claims"]] == [None, "open"]
+
+
 def test_study_and_report(command, claims, tmp_path):
     found = command("study")
     assert found.code == 0
@@ -129,6 +141,10 @@ def test_study_and_report(command, claims, tmp_path):
     ]
     page = tmp_path / "results" / "report.html"
     assert "│ two " in found.out
+    assert "undecided" in found.out
+    assert not re.search(r"│\s*open\b", found.out)
+    assert "finished two: undecided, " in found.err
+    assert "to measure" not in found.err  # it is not on record how long these take
     assert f"The page: {page}" in found.out.replace("\n", " ")
     before = page.read_bytes()
     page.unlink()

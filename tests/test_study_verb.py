@@ -1,8 +1,13 @@
 """The time that a study takes yet: it follows the machine, not the one of the record."""
 
-import pytest
+import re
 
-from thalweg.study_verb import Estimate, between
+import pytest
+from rich.console import Console
+
+from thalweg import study_verb
+from thalweg.lab.claims import CLAIMS
+from thalweg.lab.estimate import Estimate, between
 
 
 def run(slower, jobs, takes):
@@ -67,6 +72,53 @@ def test_the_least_is_never_more_than_the_most():
     for now in range(200):
         low, high = estimate.left(float(now))
         assert low <= high
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_was_long_ago_says_less(jobs):
+    busy = {name for name in TAKES if TAKES[name] > 22.0}  # the first half, as the longest begin
+    said = run(lambda name: 2.0 if name in busy else 1.0, jobs, TAKES)
+    first = sum(TAKES[name] > 22.0 for name in TAKES)
+    assert first < 16
+    for (low, _), left in said[first + 3 :]:
+        assert low <= 1.1 * left
+
+
+def test_at_the_start_it_tells_what_is_on_record():
+    takes = {"a": 100.0, "b": 60.0, "c": 90.0}
+    assert Estimate(takes, 1).on_record().endswith("3; on record, about 4 min on 1 idle core")
+    assert Estimate(takes, 2).on_record().endswith("3; on record, about 2 min on 2 idle cores")
+    some = Estimate(takes, 8)
+    some.finish("a", None)
+    assert some.on_record().endswith("2; on record, about 90 s on 2 idle cores")
+    assert Estimate({"a": 0.0}, 1).on_record() == ""
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_the_table_cuts_no_name_and_says_what_the_page_says(columns, monkeypatch, capsys):
+    monkeypatch.setattr("rich.console.Console", lambda: Console(width=columns))
+    rows = [
+        {
+            "claim": claim.name,
+            "verdict": claim.expected,
+            "on_record": claim.expected,
+            "as_recorded": True,
+            "at_full": claim.full_expected,
+            "seconds": claim.takes[1],
+            "from_file": False,
+        }
+        for claim in CLAIMS
+    ]
+    study_verb.show(rows)
+    out = capsys.readouterr().out
+    for claim in CLAIMS:
+        assert f"│ {claim.name} " in out
+    assert not re.search(r"\bopen\b", out)
+    assert "undecided" in out or columns == 40
+    told = "On record at full size: network-edge does not hold, threshold-neurons does not hold, "
+    assert told in out
+    study_verb.show([row | {"at_full": None} for row in rows])
+    assert "full size" not in capsys.readouterr().out
 
 
 def test_what_was_on_file_takes_no_time_and_says_nothing():

@@ -49,6 +49,7 @@ def run(target: str, *, json_: bool, folder: Path | None, **settings: Any) -> No
         show(found)
         if page is not None:
             typer.echo(f"The page: {page.resolve()}")
+        typer.echo(found.answer)
         sys.stdout.flush()  # a kill would take along what waits in a pipe
     followed: list[dict[str, float]] = []
     stopped = 0

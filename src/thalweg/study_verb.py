@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import math
 import sys
 import threading
 import time
@@ -13,16 +11,15 @@ from typing import Any
 import typer
 
 from thalweg.lab.claims import Claim
+from thalweg.lab.estimate import Estimate, between, span
 from thalweg.lab.study import expected_seconds, study
 from thalweg.results import ClaimRecord, ResultsFolder, Size
 
 Row = dict[str, Any]
 #: How many of the slowest claims are named at the end.
 _SLOWEST = 3
-#: What the times on record weigh beside those measured here, as a share of all of them.
-_TRUST = 0.05
-#: What a claim that has outrun its time is taken to need yet, as a share of what it took.
-_MORE = 0.1
+#: How a verdict is told where the records' word may be misread; the page says it so, too.
+_SAID = {"open": "undecided"}
 
 
 def listing(claims: Sequence[Claim]) -> list[Row]:
@@ -85,77 +82,10 @@ def run(
                 "on_record": record.expected,
                 "as_recorded": record.as_recorded,
                 "runs": record.runs,
+                "at_full": record.at_full,
                 "seconds": round(record.seconds, 1),
                 "from_file": kept,
             }
-
-
-class Estimate:
-    """How much longer claims take: what is on record, scaled by what finished ones took here.
-
-    Args:
-        seconds: How long each claim takes on record, by its name.
-        jobs: How many are measured side by side.
-
-    Example:
-        >>> estimate = Estimate({"a": 100.0, "b": 100.0, "c": 50.0}, 1)
-        >>> estimate.finish("a", 300.0)
-        >>> estimate.left(300.0)  # three times what is on record for the other two
-        (450.0, 450.0)
-    """
-
-    def __init__(self, seconds: dict[str, float], jobs: int) -> None:
-        self._due, self._jobs, self._total = dict(seconds), jobs, sum(seconds.values())
-        self.begun: dict[str, float] = {}  # when, of each that runs
-        self._seen: list[tuple[float, float]] = []  # seconds for each on record; these
-
-    def finish(self, name: str, took: float | None) -> None:
-        """Take a claim off the list; one that was on file took nothing."""
-        expected = self._due.pop(name)
-        self.begun.pop(name, None)
-        if took is None:
-            self._total -= expected
-        elif expected:
-            self._seen.append((took / expected, expected))
-
-    def left(self, now: float) -> tuple[float, float] | None:
-        """Return the least and the most seconds that are to be expected; ``None`` if unknown."""
-        if not (self._due and all(self._due.values())):
-            return None
-        # Of what a finished claim took for each second on record the middle half is taken: one that
-        # went quite otherwise, or that is short, says little. The record counts as a claim, too.
-        seen = [(1.0, _TRUST * self._total), *self._seen]
-        usual = _quantile(seen, 0.5)
-        for name, begun in self.begun.copy().items():
-            expected = self._due.get(name, 0.0)
-            if now - begun > usual * expected > 0:  # is slower than that by now, already
-                seen.append(((now - begun) / expected, expected))
-        # The slower pace may end first: a claim that has outrun the faster one is given some more.
-        low, high = sorted(self._end(_quantile(seen, share), now) for share in (0.25, 0.75))
-        return low, high
-
-    def _end(self, pace: float, now: float) -> float:
-        """When the last one ends: those that run, then the longest first, wherever one is free."""
-        begun, free = self.begun.copy(), []
-        for name, at in begun.items():
-            rest = pace * self._due.get(name, 0.0) - (now - at)
-            free.append(rest if rest > 0 else _MORE * (now - at))
-        free.sort()
-        free = [0.0] * (self._jobs - len(free)) + free
-        waiting = (took for name, took in self._due.copy().items() if name not in begun)
-        for took in sorted(waiting, reverse=True):
-            heapq.heapreplace(free, free[0] + pace * took)
-        return max(free)
-
-
-def _quantile(points: list[tuple[float, float]], share: float) -> float:
-    """The least value at or below which this share of the weights lies."""
-    wanted, below = share * sum(weight for _, weight in points), 0.0
-    for value, weight in sorted(points):
-        below += weight
-        if below >= wanted:
-            return value
-    return math.nan
 
 
 class _Teller:
@@ -165,6 +95,7 @@ class _Teller:
         due = {claim.name: expected_seconds(claim, size) for claim in claims}
         self._estimate = Estimate(due, jobs)
         self._draws = jobs > 1 and any(due.values())  # alone, a claim has its own bar
+        self._told = False
         self._stop = threading.Event()
         self._bar: threading.Thread | None = None
 
@@ -180,6 +111,10 @@ class _Teller:
             self._bar.join()
 
     def begin(self, claim: Claim) -> None:
+        if not self._told:  # what is on file has been taken off by now
+            self._told = True
+            if told := self._estimate.on_record():
+                sys.stderr.write(f"{told}\n")
         self._estimate.begun[claim.name] = time.monotonic()
         sys.stderr.write(f"measuring {claim.name}: {claim.title}\n")
 
@@ -190,7 +125,7 @@ class _Teller:
         left = self._estimate.left(time.monotonic())
         rest = f"; {between(*left)} left" if left else ""
         sys.stderr.write(
-            f"finished {record.name}: {record.verdict}, {_span(record.seconds)}{rest}\n"
+            f"finished {record.name}: {_said(record.verdict)}, {span(record.seconds)}{rest}\n"
         )
 
     def _draw(self) -> None:
@@ -212,28 +147,8 @@ class _Teller:
                     )
 
 
-def between(low: float, high: float) -> str:
-    """Return two times as a range in words, or as one where they are told by the same.
-
-    Args:
-        low: Seconds.
-        high: Seconds, no fewer.
-
-    Example:
-        >>> between(150.0, 290.0), between(20.0, 20.3), between(80.0, 110.0)
-        ('2 to 5 min', 'about 20 s', '80 s to 2 min')
-    """
-    first, last = _span(low), _span(high)
-    if first == last:
-        return f"about {last}"
-    number, unit = first.split()
-    return f"{number if last.endswith(unit) else first} to {last}"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def _said(verdict: str) -> str:
+    return _SAID.get(verdict, verdict)
 
 
 def show(rows: list[Row]) -> None:
@@ -245,23 +160,30 @@ def show(rows: list[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("claim", "verdict", "on record", "runs", "seconds", "measured")
+    table = Table()
+    # --only wants names whole, however narrow the terminal is.
+    table.add_column("claim", no_wrap=True, min_width=max(len(row["claim"]) for row in rows))
+    for head in ("verdict", "on record", "seconds", "measured"):
+        table.add_column(head)
     for row in rows:
         colour = "green" if row["as_recorded"] else "red"
         differs = "" if row["as_recorded"] else " (differs)"
         table.add_row(
             row["claim"],
-            f"[{colour}]{row['verdict']}{differs}[/]",
-            row["on_record"],
-            f"{row['runs']:,}",
+            f"[{colour}]{_said(row['verdict'])}{differs}[/]",
+            _said(row["on_record"]),
             f"{row['seconds']:.1f}",
             "on file" if row["from_file"] else "now",
         )
     console = Console()
     console.print(table)
+    at_full = [f"{row['claim']} {_said(row['at_full'])}" for row in rows if row["at_full"]]
+    if at_full:
+        told = f"On record at full size: {', '.join(at_full)}."
+        console.print(told, highlight=False, soft_wrap=True)
     slow = sorted((row for row in rows if not row["from_file"]), key=lambda row: -row["seconds"])
     if len(slow) > _SLOWEST:
-        named = ", ".join(f"{row['claim']} {_span(row['seconds'])}" for row in slow[:_SLOWEST])
+        named = ", ".join(f"{row['claim']} {span(row['seconds'])}" for row in slow[:_SLOWEST])
         console.print(f"The slowest: {named}.", highlight=False)
 
 

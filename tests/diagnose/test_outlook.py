@@ -12,7 +12,7 @@ from made import MEASURED, RHO, with_
 import thalweg.diagnose
 from thalweg import ThalwegError, theory
 from thalweg.curvature.edge import BaseStep, base_step
-from thalweg.diagnose import Spectrum, outlook, recommend, table
+from thalweg.diagnose import Diagnosis, Spectrum, outlook, recommend, table
 from thalweg.diagnose.base import common_rho
 
 BASES = {
@@ -61,6 +61,34 @@ def test_a_minimum_that_the_optimizer_leaves_has_no_limit_and_no_bounce():
     rows = {row.name: row for row in told(m)}
     assert "itself leaves" in rows["USAM's threshold"].meaning
     assert "beyond it" in rows["GD"].meaning
+
+
+@pytest.mark.parametrize(
+    ("share", "told_"),
+    [
+        (0.7, "below it"),
+        (0.86, "near it"),
+        (0.98, "at it"),
+        (1.02, "at it"),
+        (1.1, "near it"),
+        (1.3, "beyond it: steps grow"),
+    ],
+)
+def test_where_the_curvature_lies_beside_the_edge(share, told_):
+    edge = outlook.edges(MEASURED, 0.1)[0].edge
+    rows = {row.name: row for row in told(with_(lambda_max=share * edge), asked=0.1)}
+    assert rows["GD"].meaning.endswith(f" of this edge, {told_}")
+
+
+def test_the_last_line_tells_no_lr_of_another_rho():
+    def last(asked, **changes):
+        m = with_(**changes)
+        edges, rows = outlook.edges(m, asked), told(m, asked=asked)
+        return str(Diagnosis(0.1, 1.0, ("so",), m, asked, edges, {}, rows)).splitlines()[-1]
+
+    assert last(0.1).startswith("Recommended: rho = 0.1 at power 1, largest lr 0.")
+    assert last(0.3) == "Recommended: rho = 0.1 at power 1."
+    assert last(0.1, lambda_max=-1.0) == "Recommended: rho = 0.1 at power 1."
 
 
 def test_where_nothing_bends_upwards_there_is_no_minimum():

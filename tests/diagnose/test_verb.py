@@ -54,6 +54,11 @@ def test_it_fits_a_screen(script, monkeypatch, capsys):
     assert lines[0] == "Recommended"
     assert lines[1].startswith("  rho ")
     assert len(lines) <= 45
+    # The first lines have scrolled away by then; the last one says it again.
+    assert lines[-1].startswith(f"Recommended: rho = {lines[1].split()[1]} at power 1")
+    for line in lines:
+        if line.startswith("  largest lr "):
+            assert lines[-1].endswith(f", largest lr {line.split()[2]}.")
     assert max(map(len, lines)) <= 80
 
 

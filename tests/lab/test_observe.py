@@ -164,3 +164,13 @@ def test_observers_are_values_and_the_base_class_observes_nothing():
 def test_an_observer_has_the_name_of_a_quantity(quantity):
     with pytest.raises(ThalwegError, match=r"^quantity must be the name of something that the"):
         Final(quantity)
+
+
+def test_a_quantity_that_was_not_observed_is_told_of_with_those_that_were():
+    class Forgetful(Quadratic):
+        quantities = ()
+
+    with pytest.raises(KeyError, match="'loss' must have been observed, got distance: list it in"):
+        simulate(Quadratic([1.0]), eta=0.5, steps=2).observed["loss"]
+    with pytest.raises(KeyError, match="'distance' must have been observed, got nothing"):
+        simulate(Forgetful([1.0]), eta=0.5, steps=2).observed["distance"]

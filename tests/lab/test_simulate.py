@@ -184,7 +184,7 @@ def test_compiled_it_is_the_same_up_to_rounding():
         ({"seed": "0"}, r"seed must be a number or an array"),
         (
             {"eta": [0.1, 0.2], "rho": [0.1, 0.2, 0.3]},
-            r"shapes must broadcast.*eta \(2,\), rho \(3,\)",
+            r"shapes must broadcast.*eta \(2,\), rho \(3,\).*: give one .* as in rho=\[\[0.0\], ",
         ),
         ({"steps": -1}, r"steps must be a whole number >= 0, got -1"),
         ({"steps": 1.5}, r"steps must be a whole number >= 0, got 1\.5"),

@@ -210,7 +210,7 @@ def test_a_damaged_file_is_told_of_before_anything_is_measured(run, folder):
     run(tiny("a"), tiny("b"))
     (folder().path / "b.json").write_text("{")
     before = {file.name: file.read_bytes() for file in folder().path.iterdir()}
-    with pytest.raises(ThalwegError, match=r"b\.json cannot be used .*--only b --fresh"):
+    with pytest.raises(ThalwegError, match=r"b\.json cannot be used .*study\(\.\.\., fresh=True"):
         run(tiny("a", settings={"rho": [0.3]}), tiny("b"))
     assert len(CALLS) == 2
     assert {file.name: file.read_bytes() for file in folder().path.iterdir()} == before

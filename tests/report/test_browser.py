@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from thalweg.report import write_report
-from thalweg.results import Contours, Heat, Line
+from thalweg.results import Axes, Chart, Contours, Heat, Line, ResultsFolder
 
 FLAGS = [
     "--headless",
@@ -36,11 +37,15 @@ def browse(tmp_path):
     if program is None:
         pytest.skip("needs chromium")
 
-    def open_page(file):
+    def open_page(file, *more):
         log = tmp_path / "net.json"
         places = [f"--user-data-dir={tmp_path}/profile", f"--log-net-log={log}", file.as_uri()]
         done = subprocess.run(
-            [program, *FLAGS, *places], capture_output=True, text=True, timeout=90, check=True
+            [program, *FLAGS, *more, *places],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=True,
         )
         console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         requests = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
@@ -114,3 +119,52 @@ def test_the_test_above_can_fail(folder, browse):
     assert dom.count("This figure could not be drawn.") == 4 + 1  # once in the script
     assert 'class="main-svg"' not in dom
     assert asked == {"http://127.0.0.1:9/x"}
+
+
+LABELS = """<script>setTimeout(() => {
+  const along = (a, b, one, other) => a[one] < b[other] && b[one] < a[other];
+  const meet = (a, b) => along(a, b, "left", "right") && along(a, b, "top", "bottom");
+  const axes = {};
+  document.querySelectorAll('[class$="tick"] text').forEach((label) => {
+    const box = label.getBoundingClientRect();
+    (axes[label.parentNode.classList[0]] ??= []).push([label.textContent, box]);
+  });
+  const told = [];
+  for (const labels of Object.values(axes)) {
+    told.push(labels.map(([text]) => text).join(" "));
+    labels.forEach(([a, one], i) => labels.slice(i + 1).forEach(([b, other]) => {
+      // A letter is lower than the box of its line.
+      const low = new DOMRect(other.x, other.y + 4, other.width, other.height - 4);
+      if (meet(one, low)) document.body.dataset.meeting = `${a} and ${b}`;
+    }));
+  }
+  const bar = document.querySelector(".modebar").getBoundingClientRect();
+  const svg = document.querySelector(".main-svg").getBoundingClientRect();
+  if (bar.bottom > svg.top + 1) document.body.dataset.covering = "the mode bar";
+  document.body.dataset.labels = told.join("; ");
+}, 3000)</script></body>"""
+
+
+@pytest.mark.parametrize("width", [1200, 760, 500])
+def test_no_labels_meet_and_the_mode_bar_covers_nothing(tmp_path, records, browse, width):
+    spans = (0.6, 0.9, 1.2, 1.5, 2.2, 4.0)
+    lines = [Line([4e-3, 4e-3 * 10**s], [4e-5, 4e-5 * 10**s], "a", "p=1", "both") for s in spans]
+    panels = [Axes("a", "x", "y", [line], x_log=True, y_log=True) for line in lines]
+    panels.append(Axes("a", "x", "y", [Line([200, 20000], [200, 20000], "a", "p=1")]))
+    results = ResultsFolder.create(tmp_path / "results")
+    results.write(replace(records[0], charts=[Chart(panels, "Ticks")]))
+    results.write_manifest()
+    page = write_report(results.path)
+    text = page.read_text("utf-8")
+    head, _, tail = text.rpartition("</body>")
+    page.write_text(head + LABELS + tail, "utf-8")
+
+    dom, console, _ = browse(page, f"--window-size={width},2000")
+
+    assert console == []
+    told = re.search(r'data-labels="([^"]*)"', dom)[1].split("; ")
+    assert len(told) == 2 * len(panels)
+    assert [axis for axis in told if len(axis.split()) < 2] == [], told
+    assert "10000" in told[-1].split()
+    assert not re.search(r'data-meeting="[^"]*"', dom)
+    assert 'data-covering="' not in dom

@@ -7,9 +7,10 @@ from typing import get_args
 
 import pytest
 
-from thalweg.report.figures import COLOURS, MARKERS, figure
+from thalweg.report.figures import COLOURS, MARKERS, MODES, figure
+from thalweg.report.ticks import labels
 from thalweg.results import Axes, Chart, Contours, Heat, Line
-from thalweg.results.record import Role
+from thalweg.results.drawn import Points, Role
 
 
 def drawn(*layers, **changed):
@@ -23,6 +24,7 @@ def luminance(colour):
 
 def test_every_role_has_a_colour_and_a_marker_of_its_own():
     assert set(COLOURS) == set(MARKERS) == set(get_args(Role))
+    assert set(MODES) == set(get_args(Points))
     assert len(set(COLOURS.values())) == len(set(MARKERS.values())) == len(COLOURS)
 
 
@@ -168,9 +170,24 @@ def test_the_colour_bar_of_a_single_map_stands_at_it():
             assert bar < layout["xaxis2"]["domain"][0]
 
 
-@pytest.mark.parametrize(("last", "kept"), [(50.0, None), (230.0, 3), (1e8, 3)])
-def test_a_log_axis_of_two_decades_is_told_by_decades(last, kept):
-    axes = Axes("a", "x", "y", [Line([1.0, last], [1.0, 2.0], "a", "p=1")], x_log=True)
-    layout = figure(Chart([axes], "c"))["layouts"][0][1]
-    assert layout["xaxis"].get("nticks") == kept
-    assert kept is None or math.log10(last) / kept > 0.7  # where plotly takes whole decades
+@pytest.mark.parametrize("span", [0.4, 0.7, 0.86, 0.97, 1.05, 1.2, 1.5, 1.81, 2.4, 3.1, 8, 30])
+@pytest.mark.parametrize("which", ["x", "y"])
+def test_a_log_axis_asks_for_labels_that_stand_apart_and_for_two_at_least(which, span):
+    ends = [0.025, 0.025 * 10**span]
+    wanted = {f"{which}_log": True}
+    panels = [Axes("a", "x", "y", [Line(ends, ends, "a", "p=1")], **wanted) for _ in range(3)]
+    for page, layout in figure(Chart(panels, "c"))["layouts"]:
+        axis = layout[f"{which}axis"]
+        setting = {key: axis[key] for key in ("nticks", "dtick") if key in axis}
+        inner = page - layout["margin"]["l"] - layout["margin"]["r"]
+        pixels = 290 if which == "y" else inner * (axis["domain"][1] - axis["domain"][0])
+        found = labels(*ends, **setting)
+        assert len(found) >= min(2, math.ceil(span / 0.5))
+        for one, other in itertools.pairwise(found):
+            room = 15 if which == "y" else 4 * (len(f"{one:g}") + len(f"{other:g}"))
+            assert pixels * math.log10(other / one) / span > room
+
+
+def test_an_axis_of_thousands_writes_them_out():
+    for _, layout in drawn(Line([200, 20000], [1, 2]))["layouts"]:
+        assert layout["xaxis"]["tickformat"] == layout["yaxis"]["tickformat"] == "~g"

@@ -10,7 +10,7 @@ import pytest
 
 from thalweg import ThalwegError
 from thalweg.report import write_report
-from thalweg.results import Axes, Chart, Line, ResultsFolder
+from thalweg.results import Axes, Chart, Heat, ResultsFolder
 
 
 class Page(HTMLParser):
@@ -85,7 +85,7 @@ def test_everything_in_the_records_is_told(page, records):
         assert ("a", {"href": f"#{anchor}"}) in page.tags
     for fact in ("A quick study", "eta · low", "f00d", "1,200", "12.3"):
         assert fact in page.text
-    assert "4 claims:\n1 holds,\n2 do not hold,\n1 is open." in page.text
+    assert "4 claims:\n1 holds,\n2 do not hold,\n1 is undecided." in page.text
 
 
 def test_a_verdict_off_the_record_is_told_in_words(text):
@@ -119,10 +119,10 @@ def test_the_page_of_claims_of_ones_own_does_not_speak_of_those_shipped(tmp_path
 
 
 def test_answers_of_the_checks(page, text):
-    assert re.findall(r'data-head="Holds"><span class="verdict (\w+)">\1<', text) == [
-        "yes",
-        "no",
-        "open",
+    assert re.findall(r'data-head="Holds"><span class="verdict (\w+)">(\w+)<', text) == [
+        ("yes", "yes"),
+        ("no", "no"),
+        ("open", "undecided"),
     ]
 
 
@@ -174,7 +174,7 @@ def test_damaged_claim(folder, damage):
         write_report(folder)
 
 
-@pytest.mark.parametrize("layer", [Line([1], [1], role="p=7"), Line([1], 3, low=[1], high=[1, 2])])
+@pytest.mark.parametrize("layer", [Heat([1], [1], 3, "z", 0, 1), Heat([1], [1], [3], "z", 0, 1)])
 def test_claim_that_cannot_be_drawn(folder, layer):
     results = ResultsFolder.open(folder)
     axes = Axes("", "", "", [layer])

@@ -205,6 +205,14 @@ class Diagnosis:
     rows: tuple[Row, ...]
     followed: tuple[dict[str, float], ...] = field(default=())
 
+    @property
+    def answer(self) -> str:
+        """What is recommended, in a line: below a long table it is still in sight."""
+        told = f"Recommended: rho = {self.rho:.3g} at power {self.power:g}"
+        lr = [row.value for row in self.rows if row.name == "largest lr"]
+        # That of the table is for the rho that was asked about.
+        return f"{told}, largest lr {lr[0]}." if lr and self.asked == self.rho else f"{told}."
+
     def to_json(self) -> dict[str, Any]:
         """Return all but the table as plain JSON data; what is not finite becomes ``None``."""
         data: dict[str, Any] = plain(dataclasses.asdict(self))
@@ -218,4 +226,4 @@ class Diagnosis:
             lines += [] if row.part == part else ["", row.part]
             part = row.part
             lines.append(f"  {row.name:{width}}  {row.value:>10}  {row.meaning}".rstrip())
-        return "\n".join([*lines[1:], "", *self.reasons])
+        return "\n".join([*lines[1:], "", *self.reasons, self.answer])

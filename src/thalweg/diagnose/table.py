@@ -9,8 +9,9 @@ from thalweg.diagnose.outlook import finite, same_length, verdict
 from thalweg.diagnose.record import Edge, Measured, Row
 from thalweg.diagnose.rule import BENT, START, Advice, start_radius
 
-#: λ_max over the edge from which on it is said to be at the edge, and beyond it.
-_AT, _BEYOND = 0.8, 1.25
+#: λ_max over the edge from which on it is said to be near the edge, and beyond it; and how far from
+#: 1 it may be to be at it.
+_NEAR, _BEYOND, _AT = 0.8, 1.25, 0.03
 #: The share of the eigenvalues that is told of as their bulk, and the share of λ_max below which
 #: one may be a 0 that the quadrature has not resolved.
 _BULK, _FLAT = 0.99, 0.01
@@ -161,9 +162,11 @@ def _edges(m: Measured, edges: tuple[Edge, ...]) -> Iterator[tuple[str, str, str
     for one in edges:
         if one.ratio is None:  # only where the formulas do not hold
             continue
-        where = "below it"
-        if one.ratio >= _AT:
-            where = "beyond it: steps grow" if one.ratio > _BEYOND else "at it"
+        where = "below it" if one.ratio < _NEAR else "near it"
+        if one.ratio > _BEYOND:
+            where = "beyond it: steps grow"
+        elif abs(one.ratio - 1.0) <= _AT:
+            where = "at it"
         yield one.method, _text(one.edge), f"λ_max is {one.ratio:.2g} of this edge, {where}"
     by_name = {one.method: one for one in edges}
     largest, title = by_name["USAM"].largest_rho, "USAM's threshold"

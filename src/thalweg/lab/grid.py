@@ -147,7 +147,10 @@ def broadcast(
         shape = np.broadcast_shapes(*every.values())
     except ValueError:
         shapes = ", ".join(f"{name} {form}" for name, form in every.items())
-        raise ThalwegError(f"shapes must broadcast against each other, got {shapes}") from None
+        raise ThalwegError(
+            f"shapes must broadcast against each other, got {shapes}: give one of them an axis "
+            "more, as in rho=[[0.0], [0.1]] beside seed=[0, 1, 2], for every pair"
+        ) from None
     row = {name: np.broadcast_to(a, shape).reshape(-1) for name, a in arrays.items()}
     cells = {
         name: torch.tensor(row[name], dtype=problem.dtype, device=device)

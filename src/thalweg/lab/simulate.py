@@ -63,6 +63,17 @@ class Simulation:
     lengths: Array | None = None
 
 
+class _Observed(dict[str, Array]):
+    """What was observed, by name; it tells of a name that was not."""
+
+    def __missing__(self, name: object) -> Array:
+        known = ", ".join(self) or "nothing"
+        raise KeyError(
+            f"{name!r} must have been observed, got {known}: list it in the problem's quantities, "
+            "or in observe= where that is given"
+        )
+
+
 def simulate(
     problem: Problem,
     *,
@@ -227,7 +238,7 @@ def simulate(
         loss=shaped(loss),
         diverged=shaped(cells.diverged),
         steps_run=shaped(cells.steps_run),
-        observed={k: shaped(t) for k, t in observed.items()},
+        observed=_Observed({k: shaped(t) for k, t in observed.items()}),
         compiled=compile,
         seconds=time.perf_counter() - clock,
         lengths=None if noted is None else shaped(after_the_end(noted, cells).T),

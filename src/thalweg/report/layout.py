@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from thalweg.results import Axes, Chart, Heat, Line
+from thalweg.report.ticks import on_axis, ticks
+from thalweg.results import Axes, Chart, Heat
 
 #: Page widths a layout is made for; the one after the number says how many columns fit.
 WIDTHS = ((320, 1), (620, 2), (920, 3))
@@ -103,8 +104,8 @@ def _layout(chart: Chart, legend: list[str], shared: bool, page: int, fit: int) 
     for index, axes in enumerate(chart.axes):
         number = "" if index == 0 else str(index + 1)
         x, y = grid.domain(index)
-        layout[f"xaxis{number}"] = _axis(axes, "x", x, f"y{number}", letters)
-        layout[f"yaxis{number}"] = _axis(axes, "y", y, f"x{number}", int(HEIGHT / LETTER))
+        layout[f"xaxis{number}"] = _axis(axes, "x", x, f"y{number}", panel)
+        layout[f"yaxis{number}"] = _axis(axes, "y", y, f"x{number}", HEIGHT)
         layout["annotations"].append(_title(titles[index], x[0], y[1]))
         if maps[index] and (own_bars or "coloraxis" not in layout):
             bar = 1.0 if shared else x[1]
@@ -174,20 +175,22 @@ def _scale(axes: Axes, x: float, y: float) -> dict[str, Any]:
     }
 
 
-def _axis(axes: Axes, which: str, domain: list[float], anchor: str, letters: int) -> dict[str, Any]:
+def _axis(
+    axes: Axes, which: str, domain: list[float], anchor: str, pixels: float
+) -> dict[str, Any]:
     log = axes.x_log if which == "x" else axes.y_log
     label = axes.x_label if which == "x" else axes.y_label
     ends = _ends(axes, which, log)
     axis: dict[str, Any] = {
         "domain": domain,
         "anchor": anchor,
-        "title": {"text": _wrap(label, letters), "standoff": 6},
+        "title": {"text": _wrap(label, int(pixels / LETTER)), "standoff": 6},
         "automargin": True,
-        "exponentformat": "e",
         "gridcolor": "#ececec",
         "hoverformat": ".4~g",
         "linecolor": "#888",
         "showline": True,
+        "tickformat": "~g",  # plotly writes 2 for 0.02 on a log axis, 0.2e+4 for 2000 on others
         "ticks": "outside",
         "ticklen": 4,
         "tickcolor": "#888",
@@ -195,21 +198,11 @@ def _axis(axes: Axes, which: str, domain: list[float], anchor: str, letters: int
     }
     if log:
         axis["type"] = "log"
-        axis["tickformat"] = "~g"  # else what lies between two decades is told by one digit
-        axis |= _decades(axes, ends, letters) if which == "x" else {}
+        values = ends or on_axis(axes, which)
+        axis |= ticks(values, which, pixels, not ends) if values else {}
     if ends:
         axis["range"] = [round(math.log10(end), 5) for end in ends] if log else list(ends)
     return axis
-
-
-def _decades(axes: Axes, ends: tuple[float, float] | None, letters: int) -> dict[str, int]:
-    """Keep an x axis of two decades to whole ones: 1, 2 and 5 of each would run together."""
-    lines = [layer for layer in axes.layers if isinstance(layer, Line)]
-    values = ends or [v for line in lines for v in line.x if v is not None and v > 0]
-    span = math.log10(max(values) / min(values)) if values else 0.0
-    if span < 2:
-        return {}
-    return {"nticks": max(min(int(letters / 8), int(span / 0.71)), 1)}  # fewer than 1.4 a decade
 
 
 def _ends(axes: Axes, which: str, log: bool) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ PARTS = ".parts"
 #: What the manifest's own entries must be, where they are there.
 _ENTRIES: dict[str, type] = {
     "size": str,
-    "order": list,
+    **dict.fromkeys(("order", "shipped"), list),
     **dict.fromkeys(("fingerprints", "seconds", "seeds", "dtype", "versions"), dict),
 }
 
@@ -162,6 +162,8 @@ class ResultsFolder:
 
     def remedy(self, name: str) -> str:
         """Return what to do about a claim's file that cannot be used."""
+        if name not in self.manifest.get("shipped", [name]):
+            return "measure it again with study(..., fresh=True), or move the file away"
         size = self.manifest.get("size", "standard")
         option = "" if size == "standard" else f"--{size} "
         return (

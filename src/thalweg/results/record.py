@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from thalweg.errors import ThalwegError
+from thalweg.results.drawn import Chart, chart_from
+from thalweg.results.drawn import Role as Role
+from thalweg.results.drawn import role_of as role_of
 
 #: Of a claim; ``"open"``: the samples cannot tell.
 Verdict = Literal["holds", "does not hold", "open"]
@@ -28,15 +30,6 @@ def check_verdict(name: str, value: object) -> None:
 #: How much a study measures: seconds, minutes, or an hour.
 Size = Literal["quick", "standard", "full"]
 SIZES: tuple[str, ...] = get_args(Size)
-
-#: Who a series belongs to. The report gives every role the same colour in every figure.
-Role = Literal["gd", "p=0", "p=0.25", "p=0.5", "p=0.75", "p=1", "p=1.5", "p=2", "theory", "neutral"]
-
-
-def role_of(power: float) -> Role:
-    """Return the role of a power; ``"neutral"`` for one that has none."""
-    name: Any = f"p={power:g}"
-    return name if name in get_args(Role) else "neutral"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,119 +55,6 @@ class Check:
     tolerance: str
     holds: bool | None
     decides: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A curve or a set of points, with an optional band around it.
-
-    Attributes:
-        x: Abscissas.
-        y: Ordinates, as many as ``x``.
-        name: Label in the legend; an empty one is not listed.
-        role: Who it belongs to; decides the colour.
-        dash: Whether it is dashed (predictions are).
-        points: Whether points are drawn: ``"line"``, ``"both"`` or ``"points"``.
-        low: Lower end of the band, as many as ``x``, or empty.
-        high: Upper end of the band, as many as ``x``, or empty.
-    """
-
-    x: list[Any]
-    y: list[Any]
-    name: str = ""
-    role: Role = "neutral"
-    dash: bool = False
-    points: Literal["line", "both", "points"] = "line"
-    low: list[Any] = field(default_factory=list)
-    high: list[Any] = field(default_factory=list)
-    kind: Literal["line"] = "line"
-
-
-@dataclass(frozen=True, slots=True)
-class Heat:
-    """A map over two axes. Cells with value ``None`` are the ones that diverged.
-
-    Attributes:
-        x: Centres of the columns.
-        y: Centres of the rows.
-        z: One list a row.
-        label: What the colour means.
-        low: Value at the lower end of the colour scale.
-        high: Value at the upper end of the colour scale.
-        states: Names of the values 0, 1, 2, ..., where a cell is one of these and no number.
-    """
-
-    x: list[Any]
-    y: list[Any]
-    z: list[list[Any]]
-    label: str
-    low: float
-    high: float
-    states: list[str] = field(default_factory=list)
-    kind: Literal["heat"] = "heat"
-
-
-@dataclass(frozen=True, slots=True)
-class Contours:
-    """Level lines of a loss, drawn faintly under the curves.
-
-    Attributes:
-        x: Abscissas of the grid.
-        y: Ordinates of the grid.
-        z: One list a row.
-    """
-
-    x: list[Any]
-    y: list[Any]
-    z: list[list[Any]]
-    kind: Literal["contours"] = "contours"
-
-
-Layer = Line | Heat | Contours
-
-
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """One pair of axes and what is drawn on it, bottom layer first.
-
-    Attributes:
-        title: Short heading above the axes.
-        x_label: Label with unit.
-        y_label: Label with unit.
-        layers: What is drawn.
-        x_log: Whether the x axis is logarithmic.
-        y_log: Whether the y axis is logarithmic.
-        x_range: Ends of the x axis, in data units, or ``None`` to fit.
-        y_range: Ends of the y axis, in data units, or ``None`` to fit.
-    """
-
-    title: str
-    x_label: str
-    y_label: str
-    layers: Sequence[Layer]
-    x_log: bool = False
-    y_log: bool = False
-    x_range: tuple[float, float] | None = None
-    y_range: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A figure: one or more axes side by side, and the sentence below them.
-
-    Attributes:
-        axes: Drawn left to right.
-        caption: What the reader should see in it.
-
-    Example:
-        >>> line = Line([0, 1], [1.0, 0.5], "SAM", "p=1")
-        >>> chart = Chart([Axes("Loss", "step", "loss", [line], y_log=True)], "The loss falls.")
-        >>> len(chart.axes)
-        1
-    """
-
-    axes: list[Axes]
-    caption: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +140,7 @@ class ClaimRecord:
                 if not isinstance(fields[name], kind):
                     raise TypeError(f"{name} is {fields[name]!r}")
             fields["checks"] = [Check(**check) for check in fields["checks"]]
-            fields["charts"] = [_chart(chart) for chart in fields["charts"]]
+            fields["charts"] = [chart_from(chart) for chart in fields["charts"]]
             record = cls(**fields)
         except (TypeError, KeyError, ValueError, AttributeError) as cause:
             raise ThalwegError(f"not the record of a claim: {cause}") from None
@@ -275,16 +155,6 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "runs": int,
     "seconds": (int, float),
 }
-_LAYERS: dict[str, type[Line | Heat | Contours]]
-_LAYERS = {"line": Line, "heat": Heat, "contours": Contours}
-
-
-def _chart(data: dict[str, Any]) -> Chart:
-    axes = [
-        Axes(**{**one, "layers": [_LAYERS[layer["kind"]](**layer) for layer in one["layers"]]})
-        for one in data["axes"]
-    ]
-    return Chart(axes=axes, caption=data["caption"])
 
 
 def _plain(value: Any) -> Any:
