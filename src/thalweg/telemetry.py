@@ -142,9 +142,9 @@ class Last:
         if self.reason or self.moved:
             return self.reason
         norm = float(self.grad_norm)
-        what = "0" if norm == 0 else "not finite"
-        if math.isfinite(norm) and norm > 0:
+        if 0 < norm < math.inf:
             return "ε was 0, or too long for a float"
+        what = "0" if norm == 0 else "not finite"
         return f"the gradient, or the direction made of it, was {what}"
 
 

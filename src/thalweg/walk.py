@@ -94,7 +94,7 @@ class Walk:
         found = [added[p] if p in added else torch.zeros_like(p) for p in held]
         gradient = _over(base.aligned(held, found), scale)
         context = dataclasses.replace(self._context(held), norm=base.norm)
-        with untouched([self._method.gate], [*gradient, *held]):
+        with untouched([self._method.gate], gradient, held):
             opened = bool(judged(self._method.gate, gradient, context))
         if opened:
             self._held = self._both.aside()
@@ -188,7 +188,7 @@ class Walk:
                 part, context = method.combine, self._context(both.parameters)
                 context.cut()  # so that norms, too, are those of pieces
                 here, uphill = _over(both.here, scale), _over(both.uphill, scale)
-                with untouched([part], [*here, *uphill, *both.parameters]):
+                with untouched([part], here, uphill, both.parameters):
                     found = fitting("combine", part, part(here, uphill, context), uphill)
                 self._beside(both, scale, context)
                 both.write(_times(chosen(self._size, found, uphill), scale))
@@ -233,7 +233,7 @@ class Walk:
         gear.weights.restore()  # parts see w, wherever the gradient was taken
         held = [p for _, some in groups for p in some]
         parts = method.direction, method.mask, method.ball, getattr(method.ball, "scale", None)
-        with untouched(parts, [*found, *held]):
+        with untouched(parts, found, held):
             last, moves = base.moves(method, groups, found, scale, self._context(held, point))
         if gear.telemetry:  # looks at ε again when the weights, of which it may be made, have moved
             whole = [(some, list(direction), factor) for some, direction, factor in moves]

@@ -100,21 +100,21 @@ def pair(ball: object, found: Any, dimensions: int) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def untouched(parts: Sequence[object], given: Sequence[Tensor]) -> Iterator[None]:
+def untouched(parts: Sequence[object], *given: Sequence[Tensor]) -> Iterator[None]:
     """Look whether parts write to what they are given; those of this package do not.
 
     Args:
         parts: Called within; ``None`` for none.
-        given: To them.
+        given: Lists of tensors that they get.
 
     Raises:
         ThalwegError: If one of the tensors is another afterwards.
     """
     here = __name__.partition(".")[0]
     own = [p for p in parts if p is not None and type(p).__module__.partition(".")[0] != here]
-    before = [t._version for t in given] if own else []
+    before = [t._version for some in given for t in some] if own else []
     yield
-    if own and before != [t._version for t in given]:
+    if own and before != [t._version for some in given for t in some]:
         raise ThalwegError(
             "parts must not write to the gradients and weights that they are given, but one of "
             f"{', '.join(map(brief, own))} did: return new tensors, as 2 * g, not g.mul_(2). "

@@ -210,9 +210,10 @@ class Step:
 
     def _reused(self, g: Params, here: Here, *, closed: bool) -> Params:
         """What a step gets that does not climb."""
-        reuse, gradient = self.method.reuse, here.every(g)
+        reuse = self.method.reuse
         if reuse is None or not closed or not self.perturb:
             return g
+        gradient = here.every(g)
         return here.named(fitting("reuse", reuse, reuse(gradient, here.context()), gradient))
 
     def _length(self, rho: Tensor, ways: list[list[Perturbation]], live: Tensor | None) -> Params:
